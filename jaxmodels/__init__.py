@@ -1,0 +1,39 @@
+"""Regression, neural networks and ResNets as pure functions in JAX."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+# name -> module: `from jaxmodels import resnet` imports jaxmodels.networks.resnet, and nothing else.
+_MODULES = {
+    "core": "core",
+    "data": "data",
+    "evaluate": "evaluate",
+    "images": "preprocess.images",
+    "losses": "losses",
+    "metrics": "metrics",
+    "mlp": "networks.mlp",
+    "plots": "plots",
+    "pretrained": "pretrained",
+    "resnet": "networks.resnet",
+    "train": "train",
+    "transfer": "transfer",
+}
+
+if TYPE_CHECKING:
+    from jaxmodels import core, data, evaluate, losses, metrics, plots, pretrained, train, transfer
+    from jaxmodels.networks import mlp, resnet
+    from jaxmodels.preprocess import images
+
+
+def __getattr__(name: str):
+    if name not in _MODULES:
+        raise AttributeError(f"module 'jaxmodels' has no attribute {name!r}; it has {', '.join(sorted(_MODULES))}")
+    return importlib.import_module(f"jaxmodels.{_MODULES[name]}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*_MODULES, "__version__"])

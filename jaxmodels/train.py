@@ -1,0 +1,233 @@
+"""One pure step and one loop, for every model.
+
+    gradient_t = d/dparams  sum_i w_i loss(model(params, x_i), y_i) / sum_i w_i
+
+``trainer`` makes the two pure functions ``init`` and ``step``; ``iterate`` is the loop as a generator, which the
+caller owns; ``fit`` drives it over epochs with progress, validation, stopping and resumption.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxmodels.core import Batch, InputError, Model, Status, TrainState
+
+
+class StepInfo(NamedTuple):
+    """What a step reports, still on the device."""
+
+    loss: jax.Array
+    """``[]``: the weighted mean over the batch, before the update."""
+    gradient_norm: jax.Array
+    """``[]``: global norm, before clipping."""
+    weight: jax.Array
+    """``[]``: sum of the batch's weights: the number of examples that are not padding."""
+    status: jax.Array
+    """int32 ``[]``: ``Status.ok``, or ``Status.nonfinite`` for a loss or gradient that is not finite."""
+
+
+class Trainer(NamedTuple):
+    """Two pure functions, the twin of optax's ``(init, update)`` for a whole model."""
+
+    init: Callable[[jax.Array, Batch], TrainState]
+    """``(key, batch) -> TrainState``; the batch gives shapes and dtypes only."""
+    step: Callable[[TrainState, Batch], tuple[TrainState, StepInfo]]
+    """``(state, batch) -> (state, info)``, jitted; the old state's memory is reused (donated)."""
+
+
+class DivergenceError(RuntimeError):
+    """The loss or its gradient stopped being finite."""
+
+
+def trainer(
+    model: Model,
+    *,
+    loss: Callable,
+    optimizer: optax.GradientTransformation,
+    augment: Callable[[jax.Array, Batch], Batch] | None = None,
+    donate: bool = True,
+    compiler_options: dict[str, Any] | None = None,
+) -> Trainer:
+    """Make ``init`` and ``step`` for a model, a loss and an optimizer.
+
+    Args:
+      model: any ``Model``: linear, MLP and ResNet50 alike.
+      loss: ``(outputs [n, ...], targets [n, ...]) -> [n]``, one value an example.
+      optimizer: any optax transformation.
+      augment: ``(key, batch) -> batch``, run on the device inside the step, training only.
+      donate: reuse the memory of the state passed in, which cannot be read afterwards.
+      compiler_options: passed to ``jax.jit``.
+
+    Returns:
+      A ``Trainer``. The step's key is ``fold_in(state.key, state.step)``, so a resumed run repeats its stream.
+
+    >>> from jaxmodels import losses, mlp
+    >>> x = jnp.linspace(-1, 1, 20)[:, None]
+    >>> batch = Batch(inputs=x, targets=3 * x[:, 0] + 1)
+    >>> init, step = trainer(mlp.model(num_outputs=0), loss=losses.squared_error, optimizer=optax.sgd(0.5))
+    >>> state = init(jax.random.key(0), batch)
+    >>> for _ in range(100):
+    ...     state, info = step(state, batch)
+    >>> bool(info.loss < 1e-6), int(state.step)
+    (True, 100)
+    """
+
+    def init(key, batch):
+        shapes = batch if augment is None else jax.eval_shape(augment, key, batch)
+        params, state = model.init(key, shapes.inputs)
+        return TrainState(jnp.zeros((), jnp.int32), params, state, optimizer.init(params), jnp.copy(key))
+
+    def step(state, batch):
+        augment_key, model_key = jax.random.split(jax.random.fold_in(state.key, state.step))
+        if augment is not None:
+            batch = augment(augment_key, batch)
+
+        def objective(params):
+            outputs, carried = model.apply(
+                params, state.state, batch.inputs, train=True, key=model_key, weights=batch.weights
+            )
+            values = loss(outputs, batch.targets)
+            weights = jnp.ones_like(values) if batch.weights is None else batch.weights.astype(values.dtype)
+            return _weighted_mean(values, weights), (carried, weights.sum())
+
+        (value, (carried, weight)), gradients = jax.value_and_grad(objective, has_aux=True)(state.params)
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        norm = optax.tree.norm(gradients)
+        status = jnp.where(jnp.isfinite(value) & jnp.isfinite(norm), Status.ok, Status.nonfinite).astype(jnp.int32)
+        return TrainState(state.step + 1, params, carried, opt_state, state.key), StepInfo(value, norm, weight, status)
+
+    return Trainer(init, jax.jit(step, donate_argnums=(0,) if donate else (), compiler_options=compiler_options))
+
+
+def _weighted_mean(values: jax.Array, weights: jax.Array) -> jax.Array:
+    if values.shape != weights.shape:
+        raise InputError(f"loss: must give one value an example, {weights.shape}, got {values.shape}; average the rest")
+    # `where` keeps a NaN in a padded row out of the sum; a batch of padding alone has loss 0.
+    total = jnp.sum(jnp.where(weights > 0, values * weights, 0))
+    return total / jnp.maximum(weights.sum(), jnp.finfo(values.dtype).tiny)
+
+
+def iterate(trainer: Trainer, state: TrainState, batches: Iterable[Batch]) -> Iterator[tuple[TrainState, StepInfo]]:
+    """Step through ``batches``, yielding after each; the caller owns the loop and stops when it likes.
+
+    >>> from jaxmodels import losses, mlp
+    >>> batch = Batch(jnp.ones((4, 2)), jnp.ones(4))
+    >>> tiny = trainer(mlp.model(num_outputs=0), loss=losses.squared_error, optimizer=optax.sgd(0.1))
+    >>> [int(state.step) for state, info in iterate(tiny, tiny.init(jax.random.key(0), batch), [batch] * 3)]
+    [1, 2, 3]
+    """
+    for batch in batches:
+        state, info = trainer.step(state, batch)
+        yield state, info
+
+
+class Progress(NamedTuple):
+    """Where a run stands; what ``fit`` gives to its hooks, on the host."""
+
+    epoch: int
+    """Epochs begun, from 1."""
+    step: int
+    """Steps taken in the whole run."""
+    loss: float
+    """Of the step; for a finished epoch, the weighted mean over its steps."""
+    gradient_norm: float
+    """Of the step, before clipping."""
+    weight: float
+    """Examples in the step that are not padding."""
+    examples_per_second: float
+
+
+def fit(
+    trainer: Trainer,
+    state: TrainState,
+    batches: Callable[[int, int], Iterable[Batch]],
+    *,
+    num_epochs: int,
+    steps_per_epoch: int,
+    first_step: int = 0,
+    earlier: Sequence[tuple[float, float]] = (),
+    on_step: Callable[[Progress, TrainState], None] | None = None,
+    on_epoch: Callable[[Progress, TrainState], None] | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> TrainState:
+    """Train for ``num_epochs``, from wherever ``state`` stands.
+
+    Args:
+      batches: ``(epoch, step) -> iterator`` over the batches of an epoch (counted from 0) from that step on; a
+        pure function of its arguments, such as ``data.batches``, makes an interrupted run repeat exactly.
+      num_epochs: counted from ``first_step``, those before ``state`` included.
+      steps_per_epoch: batches in an epoch.
+      first_step: value of ``state.step`` at which epoch 0 began.
+      earlier: (loss, weight) of the steps that this epoch took before ``state``, for the epoch's mean.
+      on_step: called with the values of each step, one step late so that the device never waits, and the newest
+        state, which the next step will donate: read it there or not at all.
+      on_epoch: called after each epoch with its mean loss and the state: validate, print, save.
+      should_stop: asked before each step; True ends the run there.
+
+    Returns:
+      The last state, also when stopped early.
+
+    Raises:
+      DivergenceError: a loss or gradient is not finite; names the step and what to try.
+    """
+    seen = list(earlier)
+    epoch, offset = divmod(int(state.step) - first_step, steps_per_epoch)
+    while epoch < num_epochs:
+        started, examples, step = time.perf_counter(), 0.0, first_step + epoch * steps_per_epoch + offset
+        taken = iterate(trainer, state, _until(should_stop, batches(epoch, offset)))
+        for state, info in _one_step_late(taken):
+            step += 1
+            loss, norm, weight = _checked(step, info)
+            seen.append((loss, weight))
+            examples += weight
+            progress = Progress(epoch + 1, step, loss, norm, weight, examples / (time.perf_counter() - started))
+            if on_step is not None:
+                on_step(progress, state)
+        if step != first_step + (epoch + 1) * steps_per_epoch:
+            if should_stop():
+                return state
+            raise InputError(
+                f"steps_per_epoch: {steps_per_epoch}, but epoch {epoch} ended after step {step}; count them"
+            )
+        losses, weights = np.array(seen, np.float64).T
+        if on_epoch is not None:
+            on_epoch(progress._replace(loss=float(losses @ weights / weights.sum())), state)
+        seen, offset, epoch = [], 0, epoch + 1
+    return state
+
+
+def _until(should_stop: Callable[[], bool], batches: Iterable[Batch]) -> Iterator[Batch]:
+    return itertools.takewhile(lambda _: not should_stop(), batches)
+
+
+def _one_step_late(
+    taken: Iterable[tuple[TrainState, StepInfo]],
+) -> Iterator[tuple[TrainState, StepInfo]]:
+    """Pair the newest state with the info of the step before it, so that reading it never stops the device."""
+    previous: StepInfo | None = None
+    newest: TrainState | None = None
+    for state, info in taken:
+        if previous is not None:
+            yield state, previous
+        newest, previous = state, info
+    if newest is not None and previous is not None:
+        yield newest, previous
+
+
+def _checked(step: int, info: StepInfo) -> tuple[float, float, float]:
+    loss, norm, weight, status = (np.asarray(value).item() for value in info)
+    if status != Status.ok:
+        raise DivergenceError(
+            f"step {step}: loss {loss}, gradient norm {norm}; lower the learning rate, clip the gradient, warm up, "
+            "or look for NaN and extreme values in the data"
+        )
+    return loss, norm, weight

@@ -1,0 +1,32 @@
+"""What every test may use: real data, float64, and several simulated devices."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+
+# Before jax is imported: eight simulated CPU devices for the sharding tests. NPROC keeps the collectives of
+# simulated devices from waiting for threads that a small machine does not have.
+os.environ.setdefault("NPROC", "32")
+if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+
+import jax
+import pytest
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> pathlib.Path:
+    """The folder of real data; the test is skipped where there is none."""
+    default = pathlib.Path(__file__).parents[2] / "shared" / "data"
+    path = pathlib.Path(os.environ.get("JAXMODELS_TEST_DATA", default))
+    if not path.is_dir():
+        pytest.skip(f"needs test data: {path} does not exist (set JAXMODELS_TEST_DATA)")
+    return path
+
+
+@pytest.fixture
+def x64():
+    """float64 inside the test, restored after it."""
+    with jax.enable_x64(True):
+        yield
