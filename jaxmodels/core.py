@@ -135,7 +135,7 @@ def cached_factory(function: Callable[P, R]) -> Callable[P, R]:
     True
     """
     signature = inspect.signature(function)
-    cached = functools.cache(function)
+    cached = functools.lru_cache(maxsize=None, typed=True)(function)  # typed: f(1) is not f(True)
 
     @functools.wraps(function)
     def factory(*args: P.args, **kwargs: P.kwargs) -> R:

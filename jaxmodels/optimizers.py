@@ -56,6 +56,7 @@ def optimizer(
     clip: float | None = None,
     accumulate: int = 1,
     ema: float | None = None,
+    multipliers: PyTree | None = None,
 ) -> optax.GradientTransformation:
     """An optimizer with what usually surrounds it.
 
@@ -68,6 +69,8 @@ def optimizer(
       clip: the largest global norm of the gradient; ``None``: unlimited.
       accumulate: batches averaged into one update.
       ema: decay of an exponential moving average of the parameters, read by ``averaged_params``.
+      multipliers: of the learning rate, a prefix of the parameters' tree: ``(0.1, 1.0)`` slows the first of a
+        chain of two models down.
 
     >>> params = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
     >>> transform = optimizer("adamw", 0.1, weight_decay=0.5)
@@ -90,12 +93,20 @@ def optimizer(
         raise InputError(f"optimizer: {name!r} is none of {', '.join(OPTIMIZERS)}")
     steps = [optax.clip_by_global_norm(clip)] if clip is not None else []
     steps.append(rules[name]())
+    if multipliers is not None:
+        steps.append(optax.stateless(lambda updates, params: _multiply(multipliers, updates)))
     if ema is not None:
         steps.append(average_params(ema))
     transform = optax.chain(*steps)
     if accumulate > 1:
         return optax.MultiSteps(transform, accumulate).gradient_transformation()
     return transform
+
+
+def _multiply(multipliers: PyTree, updates: PyTree) -> PyTree:
+    return jax.tree.map(
+        lambda factor, part: jax.tree.map(lambda update: factor * update, part), multipliers, updates
+    )
 
 
 def decayed(params: PyTree) -> PyTree:

@@ -38,6 +38,10 @@ class Run(NamedTuple):
         return self.path / "checkpoints" / "last"
 
     @property
+    def frozen(self) -> pathlib.Path:
+        return self.path / "checkpoints" / "frozen"
+
+    @property
     def model(self) -> pathlib.Path:
         return self.path / "model"
 

@@ -89,6 +89,7 @@ def trainer(
         augment_key, model_key = jax.random.split(jax.random.fold_in(state.key, state.step))
         if augment is not None:
             batch = augment(augment_key, batch)
+        batch = _without_padding(batch)
 
         def objective(params):
             outputs, carried = model.apply(
@@ -111,9 +112,20 @@ def trainer(
 def _weighted_mean(values: jax.Array, weights: jax.Array) -> jax.Array:
     if values.shape != weights.shape:
         raise InputError(f"loss: must give one value an example, {weights.shape}, got {values.shape}; average the rest")
-    # `where` keeps a NaN in a padded row out of the sum; a batch of padding alone has loss 0.
-    total = jnp.sum(jnp.where(weights > 0, values * weights, 0))
-    return total / jnp.maximum(weights.sum(), jnp.finfo(values.dtype).tiny)
+    # A batch of padding alone has loss 0.
+    return jnp.sum(values * weights) / jnp.maximum(weights.sum(), jnp.finfo(values.dtype).tiny)
+
+
+def _without_padding(batch: Batch) -> Batch:
+    """Zeros for what padded rows hold: a NaN there would reach the gradient, whatever its weight."""
+    if batch.weights is None:
+        return batch
+
+    def keep(leaf):
+        kept = (batch.weights > 0).reshape(-1, *[1] * (leaf.ndim - 1))
+        return jnp.where(kept, leaf, jnp.zeros_like(leaf))
+
+    return Batch(jax.tree.map(keep, batch.inputs), jax.tree.map(keep, batch.targets), batch.weights)
 
 
 def iterate(trainer: Trainer, state: TrainState, batches: Iterable[Batch]) -> Iterator[tuple[TrainState, StepInfo]]:
@@ -142,8 +154,9 @@ class Progress(NamedTuple):
     gradient_norm: float
     """Of the step, before clipping."""
     weight: float
-    """Examples in the step that are not padding."""
-    examples_per_second: float
+    """Examples in the step that are not padding; for a finished epoch, in all its steps."""
+    seconds: float
+    """Since the step before it ended or the epoch began; for a finished epoch, the sum."""
 
 
 def fit(
@@ -154,23 +167,26 @@ def fit(
     num_epochs: int,
     steps_per_epoch: int,
     first_step: int = 0,
-    earlier: Sequence[tuple[float, float]] = (),
-    on_step: Callable[[Progress, TrainState], None] | None = None,
+    earlier: Sequence[Progress] = (),
+    on_step: Callable[[Progress], None] | None = None,
     on_epoch: Callable[[Progress, TrainState], None] | None = None,
+    save: Callable[[TrainState], None] | None = None,
+    save_seconds: float = 60.0,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> TrainState:
     """Train for ``num_epochs``, from wherever ``state`` stands.
 
     Args:
-      batches: ``(epoch, step) -> iterator`` over the batches of an epoch (counted from 0) from that step on; a
+      batches: ``(epoch, step) -> iterable`` over the batches of an epoch (counted from 0) from that step on; a
         pure function of its arguments, such as ``data.batches``, makes an interrupted run repeat exactly.
       num_epochs: counted from ``first_step``, those before ``state`` included.
       steps_per_epoch: batches in an epoch.
       first_step: value of ``state.step`` at which epoch 0 began.
-      earlier: (loss, weight) of the steps that this epoch took before ``state``, for the epoch's mean.
-      on_step: called with the values of each step, one step late so that the device never waits, and the newest
-        state, which the next step will donate: read it there or not at all.
-      on_epoch: called after each epoch with its mean loss and the state: validate, print, save.
+      earlier: the steps that this epoch took before ``state``, for the epoch's mean.
+      on_step: called with each step's values, one step late so that the device never waits for the host.
+      on_epoch: called with each epoch's mean loss and the state: validate, print.
+      save: called with the state every ``save_seconds`` and at the end, also when stopped early; ``on_step`` has
+        seen all steps up to that state, and their losses and gradients were finite.
       should_stop: asked before each step; True ends the run there.
 
     Returns:
@@ -179,29 +195,29 @@ def fit(
     Raises:
       DivergenceError: a loss or gradient is not finite; names the step and what to try.
     """
-    seen = list(earlier)
-    epoch, offset = divmod(int(state.step) - first_step, steps_per_epoch)
-    while epoch < num_epochs:
-        started, examples, step = time.perf_counter(), 0.0, first_step + epoch * steps_per_epoch + offset
-        taken = iterate(trainer, state, _until(should_stop, batches(epoch, offset)))
-        for state, info in _one_step_late(taken):
-            step += 1
-            loss, norm, weight = _checked(step, info)
-            seen.append((loss, weight))
-            examples += weight
-            progress = Progress(epoch + 1, step, loss, norm, weight, examples / (time.perf_counter() - started))
-            if on_step is not None:
-                on_step(progress, state)
-        if step != first_step + (epoch + 1) * steps_per_epoch:
+    first_epoch, offset = divmod(int(state.step) - first_step, steps_per_epoch)
+    seen, saved = list(earlier), time.monotonic()
+    for epoch in range(first_epoch, num_epochs):
+        ledger = _Ledger(epoch + 1, first_step + epoch * steps_per_epoch + offset, seen, on_step)
+        steps = iterate(trainer, state, _until(should_stop, batches(epoch, offset)))
+        for state, info in steps:
+            due = save is not None and time.monotonic() - saved > save_seconds
+            ledger.enter(info, settle=due)
+            if save is not None and due:
+                save(state)
+                saved = time.monotonic()
+        ledger.settle()
+        if ledger.step != first_step + (epoch + 1) * steps_per_epoch:
             if should_stop():
-                return state
+                break
             raise InputError(
-                f"steps_per_epoch: {steps_per_epoch}, but epoch {epoch} ended after step {step}; count them"
+                f"steps_per_epoch: {steps_per_epoch}, but epoch {epoch} ended at step {ledger.step}; count again"
             )
-        losses, weights = np.array(seen, np.float64).T
         if on_epoch is not None:
-            on_epoch(progress._replace(loss=float(losses @ weights / weights.sum())), state)
-        seen, offset, epoch = [], 0, epoch + 1
+            on_epoch(_mean(ledger.seen), state)
+        seen, offset = [], 0
+    if save is not None:
+        save(state)
     return state
 
 
@@ -209,25 +225,39 @@ def _until(should_stop: Callable[[], bool], batches: Iterable[Batch]) -> Iterato
     return itertools.takewhile(lambda _: not should_stop(), batches)
 
 
-def _one_step_late(
-    taken: Iterable[tuple[TrainState, StepInfo]],
-) -> Iterator[tuple[TrainState, StepInfo]]:
-    """Pair the newest state with the info of the step before it, so that reading it never stops the device."""
-    previous: StepInfo | None = None
-    newest: TrainState | None = None
-    for state, info in taken:
-        if previous is not None:
-            yield state, previous
-        newest, previous = state, info
-    if newest is not None and previous is not None:
-        yield newest, previous
+class _Ledger:
+    """The steps of an epoch; each is read from the device after the next was dispatched, so that it never waits."""
+
+    def __init__(self, epoch: int, step: int, seen: list[Progress], on_step: Callable[[Progress], None] | None):
+        self.epoch, self.step, self.seen, self.on_step = epoch, step, seen, on_step
+        self.waiting: StepInfo | None = None
+        self.clock = time.perf_counter()
+
+    def enter(self, info: StepInfo, *, settle: bool) -> None:
+        self.settle()
+        self.waiting = info
+        if settle:
+            self.settle()
+
+    def settle(self) -> None:
+        """Read the step that waits, if one does, and pass it on."""
+        if self.waiting is None:
+            return
+        loss, norm, weight, status = (np.asarray(value).item() for value in self.waiting)
+        self.waiting, self.step = None, self.step + 1
+        if status != Status.ok:
+            raise DivergenceError(
+                f"step {self.step}: loss {loss}, gradient norm {norm}; lower the learning rate, clip the gradient, "
+                "warm up, or look for NaN and extreme values in the data"
+            )
+        now = time.perf_counter()
+        self.seen.append(Progress(self.epoch, self.step, loss, norm, weight, now - self.clock))
+        self.clock = now
+        if self.on_step is not None:
+            self.on_step(self.seen[-1])
 
 
-def _checked(step: int, info: StepInfo) -> tuple[float, float, float]:
-    loss, norm, weight, status = (np.asarray(value).item() for value in info)
-    if status != Status.ok:
-        raise DivergenceError(
-            f"step {step}: loss {loss}, gradient norm {norm}; lower the learning rate, clip the gradient, warm up, "
-            "or look for NaN and extreme values in the data"
-        )
-    return loss, norm, weight
+def _mean(seen: Sequence[Progress]) -> Progress:
+    weight = sum(progress.weight for progress in seen)
+    loss = sum(progress.loss * progress.weight for progress in seen) / weight
+    return seen[-1]._replace(loss=loss, weight=weight, seconds=sum(progress.seconds for progress in seen))

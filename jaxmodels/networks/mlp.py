@@ -137,7 +137,7 @@ def model(
 
 @cached_factory
 def dropout(rate: float) -> Model:
-    """Dropout by itself (Srivastava et al. 2014): in training each input is 0 with probability ``rate``, the rest scaled up.
+    """Dropout by itself: in training each input is 0 with probability ``rate``, the rest scaled up (Srivastava 2014).
 
     >>> outputs, _ = dropout(0.5).apply((), {}, jnp.ones((1, 1000)), train=True, key=jax.random.key(0))
     >>> sorted(set(outputs[0].tolist()))

@@ -1,0 +1,1 @@
+"""Neural networks as ``Model``s: perceptrons and residual networks."""
