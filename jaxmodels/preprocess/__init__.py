@@ -1,0 +1,1 @@
+"""Pure functions on the device, between the data and the model."""
