@@ -9,6 +9,8 @@ __version__ = "0.1.0"
 
 # name -> module: `from jaxmodels import resnet` imports jaxmodels.networks.resnet, and nothing else.
 _MODULES = {
+    "checkpoint": "checkpoint",
+    "classifier": "classifier",
     "core": "core",
     "data": "data",
     "evaluate": "evaluate",
@@ -16,6 +18,7 @@ _MODULES = {
     "losses": "losses",
     "metrics": "metrics",
     "mlp": "networks.mlp",
+    "optimizers": "optimizers",
     "plots": "plots",
     "pretrained": "pretrained",
     "resnet": "networks.resnet",
@@ -24,7 +27,7 @@ _MODULES = {
 }
 
 if TYPE_CHECKING:
-    from jaxmodels import core, data, evaluate, losses, metrics, plots, pretrained, train, transfer
+    from jaxmodels import classifier, core, data, evaluate, losses, metrics, plots, pretrained, train, transfer
     from jaxmodels.networks import mlp, resnet
     from jaxmodels.preprocess import images
 

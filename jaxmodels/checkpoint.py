@@ -13,6 +13,7 @@ import shutil
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxmodels.core import InputError, PyTree
@@ -27,13 +28,13 @@ def save(path: str | pathlib.Path, tree: PyTree, *, metadata: dict[str, Any] | N
     The new checkpoint is complete on disk before the old one goes.
     """
     path = pathlib.Path(path).absolute()
-    leaves = {name: _to_numpy(leaf) for name, leaf in _named(tree).items()}
+    named = _named(tree)
+    keys = {name: str(jax.random.key_impl(leaf)) for name, leaf in named.items() if _is_key(leaf)}
+    leaves = {name: np.asarray(jax.random.key_data(leaf) if name in keys else leaf) for name, leaf in named.items()}
     manifest = {
         "metadata": metadata or {},
-        "leaves": {
-            name: {"sha256": _digest(leaf), "shape": list(leaf.shape), "dtype": str(leaf.dtype)}
-            for name, leaf in leaves.items()
-        },
+        "leaves": {name: _entry(leaf) for name, leaf in leaves.items()},
+        "keys": keys,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
@@ -60,7 +61,8 @@ def restore(path: str | pathlib.Path, like: PyTree) -> PyTree:
       InputError: no checkpoint there, another structure, shape or dtype, or bytes that changed since they were written.
     """
     path = _existing(path)
-    manifest = _read_manifest(path)["leaves"]
+    content = _read_manifest(path)
+    manifest, keys = content["leaves"], content["keys"]
     wanted = _named(like)
     if difference := sorted(set(manifest) ^ set(wanted)):
         raise InputError(
@@ -72,10 +74,11 @@ def restore(path: str | pathlib.Path, like: PyTree) -> PyTree:
     for name, entry in manifest.items():
         if 0 in entry["shape"]:  # Orbax writes no empty arrays
             leaves[name] = np.zeros(entry["shape"], entry["dtype"])
-    return jax.tree.unflatten(
-        jax.tree.structure(like),
-        [_checked(path, name, np.asarray(leaves[name]), manifest[name], leaf) for name, leaf in wanted.items()],
-    )
+    restored = []
+    for name, leaf in wanted.items():
+        array = _checked(path, name, np.asarray(leaves[name]), manifest[name], leaf)
+        restored.append(jax.random.wrap_key_data(array, impl=keys[name]) if name in keys else array)
+    return jax.tree.unflatten(jax.tree.structure(like), restored)
 
 
 def metadata(path: str | pathlib.Path) -> dict[str, Any]:
@@ -109,30 +112,26 @@ def _read_manifest(path: pathlib.Path) -> dict[str, Any]:
 def _checked(path: pathlib.Path, name: str, leaf: np.ndarray, entry: dict, like: Any) -> jax.Array:
     if _digest(leaf) != entry["sha256"]:
         raise InputError(f"{path}: {name} is damaged (its sha256 differs); restore an older checkpoint or a copy")
-    is_key = jax.dtypes.issubdtype(like.dtype, jax.dtypes.prng_key)
-    expected = jax.eval_shape(jax.random.key_data, like) if is_key else like
+    expected = jax.eval_shape(jax.random.key_data, like) if _is_key(like) else like
     if leaf.shape != expected.shape or leaf.dtype != expected.dtype:
         raise InputError(
             f"{path}: {name} is {leaf.dtype} {leaf.shape}, the model has {expected.dtype} {expected.shape}; "
             "build the model with the options it was saved with"
         )
-    # A copy that XLA owns: the training step donates it.
-    array = jax.numpy.array(leaf)
-    return jax.random.wrap_key_data(array, impl=jax.random.key_impl(like)) if is_key else array
+    return jnp.array(leaf)  # a copy that XLA owns: the training step donates it
+
+
+def _is_key(leaf: Any) -> bool:
+    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _entry(leaf: np.ndarray) -> dict[str, Any]:
+    return {"sha256": _digest(leaf), "shape": list(leaf.shape), "dtype": str(leaf.dtype)}
 
 
 def _named(tree: PyTree) -> dict[str, Any]:
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in _with_path(tree)}
-
-
-def _with_path(tree: PyTree):
-    return jax.tree_util.tree_flatten_with_path(tree)[0]
-
-
-def _to_numpy(leaf: Any) -> np.ndarray:
-    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        leaf = jax.random.key_data(leaf)
-    return np.asarray(leaf)
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
 def _digest(leaf: np.ndarray) -> str:

@@ -111,10 +111,20 @@ def head(kind: str, *, num_classes: int, hidden_size: int = 256, dropout: float 
     [(8, 256), (256, 2)]
     """
     if kind == "linear":
-        return chain(mlp.dropout(dropout), mlp.model(num_outputs=num_classes))
+        return chain(mlp.dropout(dropout), _from_zero(mlp.model(num_outputs=num_classes)))
     if kind == "dense":
         return mlp.model(hidden_sizes=(hidden_size,), num_outputs=num_classes, dropout=dropout)
     raise InputError(f"head: {kind!r} is none of {', '.join(HEADS)}")
+
+
+def _from_zero(model: Model) -> Model:
+    """A linear head's loss is convex: drawn weights would be noise to unlearn."""
+
+    def init(key, inputs):
+        params, state = model.init(key, inputs)
+        return jax.tree.map(jnp.zeros_like, params), state
+
+    return model._replace(init=init)
 
 
 @cached_factory
