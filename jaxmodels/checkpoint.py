@@ -122,7 +122,7 @@ def _checked(path: pathlib.Path, name: str, leaf: np.ndarray, entry: dict, like:
 
 
 def _is_key(leaf: Any) -> bool:
-    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def _entry(leaf: np.ndarray) -> dict[str, Any]:

@@ -104,9 +104,7 @@ def optimizer(
 
 
 def _multiply(multipliers: PyTree, updates: PyTree) -> PyTree:
-    return jax.tree.map(
-        lambda factor, part: jax.tree.map(lambda update: factor * update, part), multipliers, updates
-    )
+    return jax.tree.map(lambda factor, part: jax.tree.map(lambda update: factor * update, part), multipliers, updates)
 
 
 def decayed(params: PyTree) -> PyTree:

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import pathlib
+import shutil
+import tempfile
 
 # Before jax is imported: eight simulated CPU devices for the sharding tests. NPROC keeps the collectives of
 # simulated devices from waiting for threads that a small machine does not have.
 os.environ.setdefault("NPROC", "32")
 if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+
+# What one test compiled the next need not: a run that resumes builds the same step again.
+_cache = tempfile.mkdtemp(prefix="jaxmodels-compiled-")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _cache)
+atexit.register(shutil.rmtree, _cache, ignore_errors=True)
 
 import jax
 import pytest

@@ -33,9 +33,7 @@ def test_probabilities_and_indices_agree():
 def test_label_smoothing_spreads_over_all_classes():
     log_p = jax.nn.log_softmax(LOGITS)
     expected = -(0.9 * log_p[jnp.arange(3), LABELS] + 0.1 * log_p.mean(axis=1))
-    np.testing.assert_allclose(
-        losses.softmax_cross_entropy(LOGITS, LABELS, label_smoothing=0.1), expected, rtol=1e-6
-    )
+    np.testing.assert_allclose(losses.softmax_cross_entropy(LOGITS, LABELS, label_smoothing=0.1), expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("label", [-1, 3, 100])

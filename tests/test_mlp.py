@@ -27,7 +27,9 @@ def test_backward_equals_autodiff(activation):
     output_gradient = jax.random.normal(jax.random.key(2), (6, 2), jnp.float64)
     ours = mlp.backward(params, activations, output_gradient, activation=activation)
     _, pullback = jax.vjp(lambda params: mlp.apply(params, inputs, activation=activation), params)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-14), ours, pullback(output_gradient)[0])
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-14), ours, pullback(output_gradient)[0]
+    )
 
 
 def test_outputs_and_gradients_equal_torch(inputs):

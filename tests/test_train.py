@@ -109,9 +109,7 @@ def test_the_epoch_mean_counts_steps_before_an_interruption():
     run(trainer, trainer.init(jax.random.key(1), BATCH), [], on_epoch=lambda progress, _: epochs.append(progress.loss))
     state = trainer.init(jax.random.key(1), BATCH)
     stop = lambda: len(seen) >= 2  # noqa: E731
-    state = train.fit(
-        trainer, state, batches, num_epochs=3, steps_per_epoch=7, on_step=seen.append, should_stop=stop
-    )
+    state = train.fit(trainer, state, batches, num_epochs=3, steps_per_epoch=7, on_step=seen.append, should_stop=stop)
     resumed = []
     run(trainer, state, [], earlier=seen, on_epoch=lambda progress, _: resumed.append(progress.loss))
     assert resumed == epochs
@@ -119,7 +117,13 @@ def test_the_epoch_mean_counts_steps_before_an_interruption():
 
 def test_every_save_follows_the_values_of_its_step():
     trainer, seen, saved = make(), [], []
-    run(trainer, trainer.init(jax.random.key(1), BATCH), seen, save=lambda s: saved.append((int(s.step), len(seen))), save_seconds=0)
+    run(
+        trainer,
+        trainer.init(jax.random.key(1), BATCH),
+        seen,
+        save=lambda s: saved.append((int(s.step), len(seen))),
+        save_seconds=0,
+    )
     assert [step for step, _ in saved][:21] == list(range(1, 22))
     assert all(step == count for step, count in saved)
 

@@ -97,13 +97,13 @@ def read(directory: str | pathlib.Path, options: Options, *, strict: bool, worke
     training, validation = data.read_folder(
         directory, validation_fraction=options.validation_fraction, seed=options.seed
     )
-    training, skipped = data.check(training, strict=strict, workers=workers)
-    validation, skipped_too = data.check(validation, strict=strict, workers=workers)
+    training, _ = data.check(training, strict=strict, workers=workers)
+    validation, _ = data.check(validation, strict=strict, workers=workers)
     if options.batch_size > len(training.paths):
         raise InputError(
             f"--batch-size: {options.batch_size} is more than the {len(training.paths)} training images; lower it"
         )
-    return Photographs(training, validation, (*skipped, *skipped_too))
+    return Photographs(training, validation, (*training.skipped, *validation.skipped))
 
 
 def fingerprint(photographs: Photographs) -> str:
@@ -301,7 +301,9 @@ def _trainer(
         multipliers=multipliers,
     )
     loss = functools.partial(losses.softmax_cross_entropy, label_smoothing=options.label_smoothing)
-    return train.trainer(model, loss=loss, optimizer=optimizer, augment=augment)
+    return train.trainer(
+        model, loss=loss, optimizer=optimizer, augment=augment, compiler_options=resnet.compiler_options()
+    )
 
 
 def _augmentation(job: Job) -> Callable:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import pathlib
 import resource
@@ -181,7 +182,7 @@ def write_report(path: pathlib.Path, logits: np.ndarray, folder: data.ImageFolde
     report = evaluation.classification_report(logits, folder.labels, classes=folder.classes)
     drawn = path / "plots"
     drawn.mkdir(parents=True, exist_ok=True)
-    runs.write_json(path / "report.json", report)
+    runs.write_text(path / "report.json", json.dumps(report) + "\n")
     plots.roc(report, drawn / "roc.png")
     plots.confusion_matrix(report, drawn / "confusion_matrix.png")
     plots.calibration(report, drawn / "calibration.png")

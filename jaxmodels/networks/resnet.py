@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import functools
 import math
+import numbers
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -24,9 +25,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
-from jaxmodels.core import InputError, Model, PyTree, cached_factory, fold_model
+from jaxmodels.core import InputError, Model, PyTree, fold_model
+from jaxmodels.networks.layers import batch_norm, convolve, max_pool, standardise
 
 FEATURES = ("stem", "stage1", "stage2", "stage3", "stage4", "pooled")
 _STAGES = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
@@ -42,6 +45,7 @@ class _Settings(NamedTuple):
     dtype: Any
     precision: Any
     folded: bool
+    param_dtype: Any = None
 
 
 class _ConvNorm(nn.Module):
@@ -53,63 +57,31 @@ class _ConvNorm(nn.Module):
     settings: _Settings
 
     @nn.compact
-    def __call__(self, inputs, train, weights):
-        dtype = self.settings.dtype or inputs.dtype
-        param_dtype = jnp.promote_types(inputs.dtype, jnp.float32)
+    def __call__(self, inputs, shares):
+        dtype, param_dtype = self.settings.dtype or inputs.dtype, self.settings.param_dtype
         shape = (self.size, self.size, inputs.shape[-1], self.features)
         kernel = self.param("kernel", nn.initializers.zeros, shape, param_dtype)
-        outputs = _convolve(inputs.astype(dtype), kernel.astype(dtype), self.stride, self.settings.precision)
+        outputs = convolve(
+            inputs.astype(dtype), kernel.astype(dtype), stride=self.stride, precision=self.settings.precision
+        )
         bias = self.param("bias", nn.initializers.zeros, (self.features,), param_dtype)
         if self.settings.folded:
             return outputs + bias.astype(dtype)
         scale = self.param("scale", nn.initializers.ones, (self.features,), param_dtype)
-        return self._normalise(outputs, scale, bias, train, weights)
+        return self._normalise(outputs, scale, bias, shares)
 
-    def _normalise(self, inputs, scale, bias, train, weights):
-        """``scale (x - mean) / sqrt(variance + epsilon) + bias`` (Ioffe and Szegedy 2015), in float32 at least."""
-        wide = inputs.astype(scale.dtype)
+    def _normalise(self, inputs, scale, bias, shares):
+        """By the running statistics, or in training by the batch's, which then enter the running ones."""
         mean = self.variable("batch_stats", "mean", jnp.zeros, (self.features,), scale.dtype)
         variance = self.variable("batch_stats", "var", jnp.ones, (self.features,), scale.dtype)
-        used = (mean.value, variance.value)
-        if train:
-            used = _moments(wide, weights)
-            if not self.is_initializing():
-                keep = self.settings.momentum
-                mean.value = keep * mean.value + (1 - keep) * used[0]
-                variance.value = keep * variance.value + (1 - keep) * used[1]
-        factor = scale * lax.rsqrt(used[1] + self.settings.epsilon)
-        return ((wide - used[0]) * factor + bias).astype(inputs.dtype)
-
-
-def _convolve(inputs, kernel, stride, precision):
-    padding = (kernel.shape[0] - 1) // 2
-    return lax.conv_general_dilated(
-        inputs,
-        kernel,
-        (stride, stride),
-        [(padding, padding)] * 2,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        precision=precision,
-    )
-
-
-def _moments(inputs, weights):
-    """Mean and variance of a channel over the rows of weight above 0, in two passes.
-
-    The variance divides by the count, as Flax's does; torch keeps count / (count - 1) of it in its running average.
-    """
-    n, height, width, _ = inputs.shape
-    weights = jnp.ones(n, inputs.dtype) if weights is None else weights.astype(inputs.dtype)
-    share = (weights / (jnp.maximum(weights.sum(), 1e-30) * height * width))[:, None, None, None]
-    mean = jnp.sum(share * inputs, axis=(0, 1, 2))
-    return mean, jnp.sum(share * (inputs - mean) ** 2, axis=(0, 1, 2))
-
-
-def _max_pool(inputs):
-    """3x3, stride 2, one pixel of minus infinity around."""
-    window, strides = (1, 3, 3, 1), (1, 2, 2, 1)
-    padding = ((0, 0), (1, 1), (1, 1), (0, 0))
-    return lax.reduce_window(inputs, -jnp.inf, lax.max, window, strides, padding)
+        if shares is None:
+            return standardise(inputs, mean.value, variance.value, scale, bias, self.settings.epsilon)
+        outputs, *moments = batch_norm(inputs, scale, bias, shares, self.settings.epsilon)
+        keep = jnp.where(shares.sum() > 0, self.settings.momentum, 1.0)  # a batch of padding alone changes nothing
+        mean.value, variance.value = (
+            keep * old.value + (1 - keep) * new for old, new in zip((mean, variance), moments, strict=True)
+        )
+        return outputs
 
 
 class _Block(nn.Module):
@@ -121,22 +93,21 @@ class _Block(nn.Module):
     settings: _Settings
 
     @nn.compact
-    def __call__(self, inputs, train, weights):
+    def __call__(self, inputs, shares):
         layer = functools.partial(_ConvNorm, settings=self.settings)
         features = self.width * (4 if self.bottleneck else 1)
         if self.bottleneck:
-            first = self.settings.variant == "v1"
-            strides = (self.stride, 1, 1) if first else (1, self.stride, 1)
+            strides = (self.stride, 1, 1) if self.settings.variant == "v1" else (1, self.stride, 1)
             plan = zip((self.width, self.width, features), (1, 3, 1), strides, strict=True)
         else:
             plan = zip((self.width, features), (3, 3), (self.stride, 1), strict=True)
         outputs, shortcut = inputs, inputs
         layers = [layer(*each, name=f"conv{index}") for index, each in enumerate(plan, start=1)]
         for each in layers[:-1]:
-            outputs = nn.relu(each(outputs, train, weights))
-        outputs = layers[-1](outputs, train, weights)
+            outputs = nn.relu(each(outputs, shares))
+        outputs = layers[-1](outputs, shares)
         if inputs.shape != outputs.shape:
-            shortcut = layer(features, 1, self.stride, name="shortcut")(inputs, train, weights)
+            shortcut = layer(features, 1, self.stride, name="shortcut")(inputs, shares)
         return nn.relu(outputs + shortcut)
 
 
@@ -149,32 +120,31 @@ class _ResNet(nn.Module):
     settings: _Settings
 
     @nn.compact
-    def __call__(self, inputs, train=False, weights=None):
-        found = {}
+    def __call__(self, inputs, shares=None):
+        """``shares`` ``[n]`` of the images in the batch's statistics; ``None``: inference."""
+        found, dtype = {}, _wide(inputs.dtype)
+        settings = self.settings._replace(param_dtype=dtype)
         size, stride = (7, 2) if self.stem == "imagenet" else (3, 1)
-        stem = _ConvNorm(_WIDTHS[0], size, stride, self.settings, name="stem")
-        outputs = found["stem"] = nn.relu(stem(inputs, train, weights))
+        stem = _ConvNorm(_WIDTHS[0], size, stride, settings, name="stem")
+        outputs = found["stem"] = nn.relu(stem(inputs, shares))
         if self.stem == "imagenet":
-            outputs = _max_pool(outputs)
+            outputs = max_pool(outputs)
         for stage, (width, count) in enumerate(zip(_WIDTHS, _STAGES[self.depth], strict=True), start=1):
             for block in range(1, count + 1):
                 stride = 2 if stage > 1 and block == 1 else 1
                 name = f"stage{stage}_block{block}"
-                outputs = _Block(width, stride, self.depth >= 50, self.settings, name=name)(outputs, train, weights)
+                outputs = _Block(width, stride, self.depth >= 50, settings, name=name)(outputs, shares)
             found[f"stage{stage}"] = outputs
-        wide = outputs.astype(jnp.promote_types(inputs.dtype, jnp.float32))
-        outputs = found["pooled"] = wide.mean(axis=(1, 2))
+        outputs = found["pooled"] = outputs.astype(dtype).mean(axis=(1, 2))
         if self.features:
-            return {name: found[name] for name in self.features}
+            return {name: found[name].astype(dtype) for name in self.features}
+        outputs = nn.Dropout(self.dropout, deterministic=shares is None)(outputs)
         if self.num_classes == 0:
             return outputs
-        outputs = nn.Dropout(self.dropout, deterministic=not train)(outputs)
-        return nn.Dense(self.num_classes, name="head", precision=self.settings.precision, param_dtype=outputs.dtype)(
-            outputs
-        )
+        head = nn.Dense(self.num_classes, name="head", precision=settings.precision, param_dtype=dtype)
+        return head(outputs)
 
 
-@cached_factory
 def resnet(
     depth: int,
     num_classes: int = 1000,
@@ -201,7 +171,7 @@ def resnet(
       momentum: of the running statistics, ``running <- momentum running + (1 - momentum) batch`` (torch's 0.1 is 0.9).
       epsilon: added to the variance.
       zero_init_residual: start every block as the identity, by a scale of 0 in its last normalisation.
-      dropout: share of the pooled features dropped before the head in training.
+      dropout: share of the pooled features dropped in training, before the head.
       dtype: of the computation, bfloat16 say; parameters, statistics and outputs stay in float32. Default: that of
         the inputs.
       precision: ``jax.lax.Precision`` of convolutions and head.
@@ -209,48 +179,80 @@ def resnet(
 
     Returns:
       ``Model`` from normalised float images ``[n, h, w, 3]``, of any size, to logits ``[n, num_classes]``;
-      ``state`` is ``{"batch_stats": ...}``. In training, rows of weight 0 are left out of the statistics.
+      ``state`` is ``{"batch_stats": ...}``. In training an image counts in the statistics by its weight, and one of
+      weight 0 not at all. The same arguments give the same ``Model``, which compiles once. ``train=True`` has no
+      forward-mode derivative of its own (``jax.jvp``; ``jvp`` of ``grad`` works).
 
     Raises:
-      InputError: an unknown depth, variant, stem or feature; images of the wrong rank, channels or dtype.
+      InputError: an argument outside what is said above; images of the wrong rank, channels or dtype.
 
     >>> images = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
     >>> params, state = resnet50(num_classes=1000).init(jax.random.key(0), images)
     >>> sum(leaf.size for leaf in jax.tree.leaves(params))
     25557032
     """
-    _check(depth, variant, stem, features, dropout)
-    settings = _Settings(variant, momentum, epsilon, None if dtype is None else jnp.dtype(dtype), precision, False)
-    module = _ResNet(depth, num_classes, stem, dropout, features, settings)
+    _check_names(depth=depth, variant=variant, stem=stem, features=features)
+    _check_numbers(num_classes=num_classes, momentum=momentum, epsilon=epsilon, dropout=dropout)
+    settings = _Settings(variant, momentum, epsilon, _floating(dtype), _precision(precision), folded=False)
+    module = _ResNet(depth, num_classes, stem, dropout, tuple(features), settings, parent=None)
+    return _model(module, bool(zero_init_residual))  # pyright: ignore[reportArgumentType]: it is hashable
+
+
+@functools.cache
+def _model(module: _ResNet, zero_init_residual: bool) -> Model:
+    settings = module.settings
     folded = module.clone(settings=settings._replace(folded=True))
 
     def init(key, inputs):
-        image = jax.ShapeDtypeStruct((1, *_checked(inputs).shape[1:]), inputs.dtype)
+        _n, *image_shape = _checked(inputs).shape
+        image = jax.ShapeDtypeStruct((1, *image_shape), jax.dtypes.canonicalize_dtype(inputs.dtype))
         shapes = jax.eval_shape(module.init, jax.random.key(0), image)
-        params = _draw(key, shapes["params"], zero_init_residual)
         statistics = {"mean": jnp.zeros, "var": jnp.ones}
-        return params, {
+        return _draw(key, shapes["params"], zero_init_residual), {
             "batch_stats": jax.tree_util.tree_map_with_path(
                 lambda path, leaf: statistics[path[-1].key](leaf.shape, leaf.dtype), shapes["batch_stats"]
             )
         }
 
     def apply(params, state, inputs, *, train=False, key=None, weights=None):
-        variables = {"params": params, **state}
+        inputs = _checked(jnp.asarray(inputs))
+        if "batch_stats" not in state:
+            raise InputError(f"state: needs the 'batch_stats' that init gave, got {sorted(state)}")
+        variables = {"params": params, "batch_stats": state["batch_stats"]}
         if not train:
-            return module.apply(variables, _checked(inputs)), state
-        if dropout and key is None:
+            return module.apply(variables, inputs), state
+        drops = module.dropout > 0 and not module.features
+        if drops and key is None:
             raise InputError("key: dropout needs one when train=True; pass key=jax.random.key(seed)")
-        rngs = {"dropout": key} if dropout else {}
-        return module.apply(variables, _checked(inputs), True, weights, rngs=rngs, mutable=["batch_stats"])
+        inputs, shares = _shared(inputs, weights)
+        rngs: Any = {"dropout": key} if drops else {}
+        return module.apply(variables, inputs, shares, rngs=rngs, mutable=["batch_stats"])
 
-    def fold(params, state):
-        return _fold(params, state["batch_stats"], epsilon), predict
+    @jax.jit
+    def folding(params, state):
+        return _fold(params, state["batch_stats"], settings)
 
     def predict(params, inputs):
-        return folded.apply({"params": params}, _checked(inputs))
+        return folded.apply({"params": params}, _checked(jnp.asarray(inputs)))
 
-    return Model(init, apply, fold)
+    return Model(init, apply, lambda params, state: (folding(params, state), predict))
+
+
+def _wide(dtype: Any) -> Any:
+    """What parameters, statistics and outputs have: float32, or float64 for float64."""
+    return jnp.promote_types(dtype, jnp.float32)
+
+
+def _shared(inputs: Array, weights: Any) -> tuple[Array, Array]:
+    """Images, zeros for padding (a NaN there would spread), and each one's share of the statistics."""
+    n, dtype = inputs.shape[0], _wide(inputs.dtype)
+    if weights is None:
+        return inputs, jnp.full(n, 1 / max(n, 1), dtype)
+    weights = jnp.asarray(weights, dtype)
+    if weights.shape != (n,):
+        raise InputError(f"weights: needs one an image, {(n,)}, got {weights.shape}")
+    kept = (weights > 0)[:, None, None, None]
+    return jnp.where(kept, inputs, 0), weights / jnp.maximum(weights.sum(), jnp.finfo(dtype).tiny)
 
 
 resnet18 = functools.partial(resnet, 18)
@@ -306,7 +308,7 @@ def _draw(key: Array, shapes: PyTree, zero_init_residual: bool) -> PyTree:
     leaves, structure = jax.tree_util.tree_flatten_with_path(shapes)
     total = sum(leaf.size for path, leaf in leaves if path[-1].key == "kernel")
     deviates = jax.random.normal(key, (total,), leaves[0][1].dtype)
-    if not isinstance(deviates, jax.core.Tracer):
+    if not isinstance(deviates, Tracer):
         deviates = np.asarray(deviates)  # cutting views on the host compiles nothing
     start, drawn = 0, []
     for path, leaf in leaves:
@@ -329,18 +331,20 @@ def _ends_block(shapes: PyTree, path: tuple) -> bool:
     return block.startswith("stage") and layer == max(name for name in shapes[block] if name != "shortcut")
 
 
-def _fold(params: PyTree, statistics: PyTree, epsilon: float) -> PyTree:
+def _fold(params: PyTree, statistics: PyTree, settings: _Settings) -> PyTree:
     """``scale (W x - mean) / deviation + bias = (W scale / deviation) x + (bias - mean scale / deviation)``."""
     if "mean" not in statistics:
         return {
-            name: _fold(part, statistics[name], epsilon) if name in statistics else part
+            name: _fold(part, statistics[name], settings) if name in statistics else part
             for name, part in params.items()
         }
-    factor = params["scale"] * lax.rsqrt(statistics["var"] + epsilon)
-    return {"kernel": params["kernel"] * factor, "bias": params["bias"] - statistics["mean"] * factor}
+    factor = params["scale"] * lax.rsqrt(statistics["var"] + settings.epsilon)
+    kernel, bias = params["kernel"] * factor, params["bias"] - statistics["mean"] * factor
+    dtype = settings.dtype or kernel.dtype
+    return {"kernel": kernel.astype(dtype), "bias": bias.astype(dtype)}
 
 
-def _check(depth: int, variant: str, stem: str, features: tuple[str, ...], dropout: float) -> None:
+def _check_names(*, depth: Any, variant: Any, stem: Any, features: Any) -> None:
     options = (
         ("depth", depth, tuple(_STAGES)),
         ("variant", variant, ("v1.5", "v1")),
@@ -349,10 +353,40 @@ def _check(depth: int, variant: str, stem: str, features: tuple[str, ...], dropo
     for name, value, known in options:
         if value not in known:
             raise InputError(f"{name}: {value!r} is none of {', '.join(map(str, known))}")
-    if isinstance(features, str) or not set(features) <= set(FEATURES):
+    if not isinstance(features, (tuple, list)) or not all(name in FEATURES for name in features):
         raise InputError(f"features: {features!r} must be a tuple of names among {', '.join(FEATURES)}")
-    if not 0 <= dropout < 1:
-        raise InputError(f"dropout: needs a share in [0, 1), got {dropout}")
+
+
+def _check_numbers(*, num_classes: Any, momentum: Any, epsilon: Any, dropout: Any) -> None:
+    if not isinstance(num_classes, numbers.Integral) or num_classes < 0:
+        raise InputError(f"num_classes: needs a whole number, or 0 for no head, got {num_classes!r}")
+    ranges = (
+        ("momentum", momentum, lambda value: 0 <= value <= 1, "a number in [0, 1]"),
+        ("epsilon", epsilon, lambda value: 0 < value < math.inf, "a number above 0"),
+        ("dropout", dropout, lambda value: 0 <= value < 1, "a share in [0, 1)"),
+    )
+    for name, value, admits, need in ranges:
+        if not isinstance(value, numbers.Real) or not admits(value):
+            raise InputError(f"{name}: needs {need}, got {value!r}")
+
+
+def _floating(dtype: Any) -> Any:
+    try:
+        known = None if dtype is None else jnp.dtype(dtype)
+    except TypeError:
+        known = jnp.dtype(bool)
+    if known is not None and not jnp.issubdtype(known, jnp.floating):
+        raise InputError(f"dtype: needs a floating one, jnp.bfloat16 say, got {dtype!r}")
+    return known
+
+
+def _precision(precision: Any) -> lax.Precision | None:
+    try:
+        return None if precision is None else lax.Precision(precision)
+    except ValueError:
+        raise InputError(
+            f"precision: needs a jax.lax.Precision ('default', 'high', 'highest'), got {precision!r}"
+        ) from None
 
 
 def _checked(inputs: Any) -> Any:

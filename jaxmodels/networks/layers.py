@@ -1,0 +1,172 @@
+"""The layers of networks that read images: convolution, batch normalisation and max-pooling, as pure functions.
+
+    outputs = scale (x - mean) / sqrt(variance + epsilon) + bias
+
+Batch normalisation computes in the dtype of ``scale`` (float32 at least), its variance in two passes. Images are
+``[n, h, w, c]``, kernels ``[h, w, c, features]``.
+
+Source: Ioffe and Szegedy (2015), Batch normalization, section 3.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+
+def convolve(
+    inputs: Float[Array, "n h w c"],
+    kernel: Float[Array, "s s c f"],
+    *,
+    stride: int = 1,
+    precision: lax.Precision | None,
+) -> Float[Array, "n u v f"]:
+    """Square kernel of odd size ``s``, with ``(s - 1) / 2`` zeros on each side.
+
+    >>> convolve(jnp.ones((1, 5, 5, 1)), jnp.ones((3, 3, 1, 1)), stride=2, precision=None)[0, :, :, 0].tolist()
+    [[4.0, 6.0, 4.0], [6.0, 9.0, 6.0], [4.0, 6.0, 4.0]]
+    """
+    if jax.default_backend() == "cpu" and kernel.shape[0] > 1 and inputs.shape[1] * inputs.shape[2] <= 16:
+        return _convolve_by_product(inputs, kernel, stride, precision)
+    padding = (kernel.shape[0] - 1) // 2
+    return lax.conv_general_dilated(
+        inputs,
+        kernel,
+        (stride, stride),
+        [(padding, padding)] * 2,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        precision=precision,
+    )
+
+
+def _convolve_by_product(inputs, kernel, stride, precision):
+    """``convolve`` as one matrix product; XLA:CPU's own gradient is several times slower on maps of a few pixels."""
+    n, height, width, _ = inputs.shape
+    size, features = kernel.shape[0], kernel.shape[-1]
+    reach = (size - 1) // 2
+    padded = jnp.pad(inputs, ((0, 0), (reach, reach), (reach, reach), (0, 0)))
+    rows, columns = (height - 1) // stride + 1, (width - 1) // stride + 1
+    shifted = [
+        padded[:, i : i + stride * (rows - 1) + 1 : stride, j : j + stride * (columns - 1) + 1 : stride]
+        for i in range(size)
+        for j in range(size)
+    ]
+    patches = jnp.concatenate(shifted, axis=-1).reshape(n * rows * columns, -1)
+    outputs = lax.dot(patches, kernel.reshape(-1, features), precision=precision)
+    return outputs.reshape(n, rows, columns, features)
+
+
+def standardise(
+    inputs: Float[Array, "n h w c"],
+    mean: Float[Array, " c"],
+    variance: Float[Array, " c"],
+    scale: Float[Array, " c"],
+    bias: Float[Array, " c"],
+    epsilon: float,
+) -> Float[Array, "n h w c"]:
+    """Batch normalisation by given moments, in the dtype of ``inputs``."""
+    wide = jnp.promote_types(inputs.dtype, scale.dtype)
+    return ((inputs.astype(wide) - mean) * (scale * lax.rsqrt(variance + epsilon)) + bias).astype(inputs.dtype)
+
+
+def batch_norm(
+    inputs: Float[Array, "n h w c"],
+    scale: Float[Array, " c"],
+    bias: Float[Array, " c"],
+    shares: Float[Array, " n"],
+    epsilon: float,
+) -> tuple[Float[Array, "n h w c"], Float[Array, " c"], Float[Array, " c"]]:
+    """Batch normalisation by the moments of the inputs themselves.
+
+    The gradient is written out: autodiff's reads the images more often. There is no forward-mode derivative.
+
+    Args:
+      shares: of the images in the moments; they sum to 1, and padding has 0.
+
+    Returns:
+      Outputs, and the mean and variance of each channel. The variance divides by the count; torch's running average
+      holds count / (count - 1) of it.
+
+    >>> images = jnp.array([1.0, 3.0]).reshape(2, 1, 1, 1)
+    >>> outputs, mean, variance = batch_norm(images, jnp.ones(1), jnp.zeros(1), jnp.full(2, 0.5), 1e-9)
+    >>> outputs.ravel().tolist(), mean.tolist(), variance.tolist()
+    ([-1.0, 1.0], [2.0], [1.0])
+    """
+    return _batch_norm(inputs, scale, bias, shares, epsilon)
+
+
+def _normalised(inputs, scale, bias, shares, epsilon):
+    wide, pixel_shares = inputs.astype(scale.dtype), _pixel_shares(inputs, shares)
+    mean = _channel_sums(wide, pixel_shares)
+    variance = _channel_sums((wide - mean) ** 2, pixel_shares)
+    return standardise(inputs, mean, variance, scale, bias, epsilon), mean, variance
+
+
+def _normalised_forward(inputs, scale, bias, shares, epsilon):
+    outputs, mean, variance = _normalised(inputs, scale, bias, shares, epsilon)
+    return (outputs, mean, variance), (inputs, scale, shares, mean, variance)
+
+
+def _normalised_backward(epsilon, residuals, gradients):
+    """``mean = sum_i share_i x_i``; ``variance = sum_i share_i (x_i - mean)^2``, whose derivative by the mean is 0."""
+    inputs, scale, shares, mean, variance = residuals
+    above, for_mean, for_variance = gradients
+    wide, above, each = inputs.astype(scale.dtype), above.astype(scale.dtype), jnp.ones_like(shares)
+    centred, inverse = wide - mean, lax.rsqrt(variance + epsilon)
+    for_bias = _channel_sums(above, each)
+    for_scale = _channel_sums(above * centred, each) * inverse
+    for_mean = for_mean - scale * inverse * for_bias
+    for_variance = for_variance - scale * inverse**2 / 2 * for_scale
+    pixel_shares = _pixel_shares(inputs, shares)[:, None, None, None]
+    for_inputs = above * (scale * inverse) + pixel_shares * (for_mean + 2 * for_variance * centred)
+    for_shares = jnp.mean((for_mean * wide + for_variance * centred**2).sum(-1), axis=(1, 2))
+    return for_inputs.astype(inputs.dtype), for_scale, for_bias, for_shares
+
+
+_batch_norm = jax.custom_vjp(_normalised, nondiff_argnums=(4,))
+_batch_norm.defvjp(_normalised_forward, _normalised_backward)
+
+
+def _pixel_shares(inputs, shares):
+    return shares / (inputs.shape[1] * inputs.shape[2])
+
+
+def _channel_sums(inputs, weights):
+    """``sum_i weights_i inputs_i`` over images and pixels, ``[c]``; each image on its own first, which rounds less."""
+    n, height, width, channels = inputs.shape
+    if jax.default_backend() == "cpu":  # where a sum over pixels runs some 10 times slower than the same as a product
+        ones = jnp.ones((n, 1, height * width), inputs.dtype)
+        sums = jnp.matmul(ones, inputs.reshape(n, -1, channels), precision=lax.Precision.HIGHEST)[:, 0]
+    else:
+        sums = inputs.sum(axis=(1, 2))
+    return jnp.matmul(weights, sums, precision=lax.Precision.HIGHEST)
+
+
+def max_pool(inputs: Float[Array, "n h w c"]) -> Float[Array, "n u v c"]:
+    """3x3, stride 2, one pixel of minus infinity around; among equals the first in reading order takes the gradient.
+
+    This is ``lax.reduce_window`` one axis at a time, whose own gradient is 4 times slower on CPU.
+
+    >>> max_pool(jnp.arange(16.0).reshape(1, 4, 4, 1))[0, :, :, 0].tolist()
+    [[5.0, 7.0], [13.0, 15.0]]
+    """
+    return _max_pool_along(_max_pool_along(inputs, 2), 1)
+
+
+def _max_pool_along(inputs, axis):
+    """``outputs_i = max(inputs_(2i-1), inputs_(2i), inputs_(2i+1))``."""
+
+    def pad(values, low, high):
+        edges = [(low, high, 0) if index == axis else (0, 0, 0) for index in range(4)]
+        return lax.pad(values, jnp.array(-jnp.inf, values.dtype), edges)
+
+    whole = pad(inputs, 0, inputs.shape[axis] % 2)
+    pairs = whole.reshape(*whole.shape[:axis], -1, 2, *whole.shape[axis + 1 :])
+    even, odd = (lax.index_in_dim(pairs, index, axis + 1, keepdims=False) for index in (0, 1))
+    return _first_max(_first_max(pad(odd, 1, -1), even), odd)
+
+
+def _first_max(first, second):
+    return jnp.where((second > first) | jnp.isnan(second), second, first)

@@ -1,0 +1,41 @@
+"""Every example runs, in its quick form, and prints what it promises."""
+
+from __future__ import annotations
+
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
+
+
+def run(name: str, *arguments: object) -> str:
+    command = [sys.executable, str(EXAMPLES / name), *map(str, arguments)]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stderr
+    return answer.stdout
+
+
+def test_every_example_is_tested():
+    text = pathlib.Path(__file__).read_text()
+    assert all(path.name in text for path in EXAMPLES.glob("*.py"))
+
+
+def test_photographs(data_dir, tmp_path):
+    for split, every in (("train", 12), ("val", 12)):
+        for folder in (data_dir / "images" / "hymenoptera" / split).iterdir():
+            (tmp_path / split / folder.name).mkdir(parents=True)
+            for path in sorted(folder.iterdir())[::every]:
+                (tmp_path / split / folder.name / path.name).symlink_to(path)
+    out = run("01_photographs.py", tmp_path, data_dir / "weights" / "resnet50_augnet.pth", 64)
+    assert re.search(r"accuracy \d\.\d+, ROC AUC \d\.\d+ on 13 photographs", out)
+
+
+def test_own_loop():
+    pytest.importorskip("sklearn")
+    out = run("02_own_loop.py", 1)
+    assert re.findall(r"(\w+): held-out accuracy (\d\.\d+)", out)[0][0] == "perceptron"
+    assert "resnet18: held-out accuracy" in out
