@@ -139,7 +139,7 @@ def digits(output: pathlib.Path) -> None:
     pixels = np.repeat(bunch.images[..., None] / 16, 3, axis=-1)
     task = _split(pixels, bunch.target.astype(np.int32))
     model = resnet.resnet50(num_classes=10, stem="small")
-    num_epochs, batch_size = 7, 64
+    num_epochs, batch_size = 6, 64
     steps = num_epochs * data.steps_per_epoch(len(task.targets), batch_size)
     state, history = fit(
         "ResNet50",

@@ -31,7 +31,7 @@ class Options:
     """Side of the square that the network sees, in pixels."""
     batch_size: int = 32
     """Images in a step."""
-    epochs: int = 60
+    epochs: int = 100
     """Passes over the training images."""
     steps: int | None = None
     """Steps to train for, rounded up to whole epochs, in place of --epochs."""
