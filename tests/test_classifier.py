@@ -15,6 +15,7 @@ from PIL import Image
 from jaxmodels import classifier, cli, mlp, runs
 from jaxmodels.classifier import Options, network, training
 from jaxmodels.core import InputError, chain, stateless
+from jaxmodels.plots import figure
 
 SMALL = {"model": "resnet18", "image_size": 16, "batch_size": 4, "learning_rate": 1e-3}
 
@@ -44,6 +45,12 @@ def tiny(monkeypatch):
     body = chain(stateless(averages), mlp.model(hidden_sizes=(8,), num_outputs=6))
     monkeypatch.setattr(network, "extractor", lambda options, preprocess: body)
     monkeypatch.setattr(network, "num_features", lambda options, preprocess: 6)
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """No pictures, for a test of many runs."""
+    monkeypatch.setattr(figure, "_save", lambda figure, path: path)
 
 
 def losses_of(run: pathlib.Path) -> list[tuple[int, float, float]]:
@@ -123,7 +130,7 @@ def test_predict_gives_every_file_a_line(scratch, photos, tmp_path, capsys, monk
     assert "cannot be read" in lines[2]["error"]
 
 
-@pytest.mark.usefixtures("tiny")
+@pytest.mark.usefixtures("tiny", "undrawn")
 def test_every_training_option_changes_the_run(photos, tmp_path):
     """An option that does nothing would leave the losses as they were."""
     base = {**SMALL, "steps": 4, "augment": "never"}

@@ -488,6 +488,7 @@ def test_every_name_of_a_real_file_is_accounted_for(weights):
     assert set(report.unused) == {"module.pre.fc.weight", "module.pre.fc.bias"}
     model, params, state, _ = pretrained.load(weights)
     assert model is resnet.resnet50(num_classes=768)
+    assert pretrained.load(weights, num_classes=0, variant="v1").model is resnet.resnet50(num_classes=0, variant="v1")
     assert params["head"]["kernel"].shape == (2048, 768)
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 25_557_032 - 2049 * (1000 - 768)
     assert all(bool((leaf >= 0).all()) for leaf in jax.tree.leaves(state["batch_stats"]["stem"]["var"]))

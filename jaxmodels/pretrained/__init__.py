@@ -82,6 +82,7 @@ def load(
     *,
     model: str = "resnet50",
     num_classes: int | None = None,
+    variant: str = "v1.5",
     prefix: str | None = None,
     strict: bool = False,
     key: Array | None = None,
@@ -96,6 +97,7 @@ def load(
       model: one of ``MODELS``.
       num_classes: of the head; 0: features, no head; default: the file's. Where the file's are not as many, its head
         is left out and a new one drawn.
+      variant: where the network that was trained strides, "v1.5" (torchvision, timm) or "v1"; a file does not tell.
       prefix: before the network's names in the file; default: that which makes most names match, the first in the
         file where several do.
       strict: refuse a file with more tensors behind the prefix than the model has (its head, where ``num_classes=0``
@@ -119,7 +121,7 @@ def load(
     params, state = jax.tree.map(
         lambda slot: jnp.asarray(naming.ours(found[report.prefix + slot.name], slot)), from_file, is_leaf=naming.is_slot
     )
-    network = _network(model, report.num_classes)
+    network = _network(model, report.num_classes, variant)
     if report.num_classes and not _keeps_head(report):
         drawn, _ = network.init(jax.random.key(0) if key is None else key, _IMAGE)
         params = {**params, "head": drawn["head"]}
@@ -140,10 +142,10 @@ def inspect(
 _IMAGE = jax.ShapeDtypeStruct((1, 224, 224, 3), np.float32)
 
 
-def _network(model: str, num_classes: int) -> Model:
+def _network(model: str, num_classes: int, variant: str = "v1.5") -> Model:
     if model not in MODELS:
         raise InputError(f"model: {model!r} is none of {', '.join(MODELS)}")
-    return getattr(resnet, model)(num_classes=num_classes)
+    return getattr(resnet, model)(num_classes=num_classes, variant=variant)
 
 
 @functools.cache

@@ -1,0 +1,6 @@
+"""``python -m jaxmodels`` is the command ``jaxmodels``."""
+
+from jaxmodels.cli import main
+
+if __name__ == "__main__":
+    main()
