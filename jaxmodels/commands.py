@@ -13,6 +13,7 @@ from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional
 
 from jaxmodels import classifier, console
 from jaxmodels.classifier import Options
+from jaxmodels.core import InputError
 
 
 def run() -> int:
@@ -102,6 +103,8 @@ def predict(run: Positional[pathlib.Path], files: Positional[tuple[pathlib.Path,
         run: What train left at --output.
         files: Image files.
     """
+    if not files:
+        raise InputError("files: none given; name the images to classify")
     code = 0
     for prediction in classifier.predict(run, files):
         record = {name: value for name, value in prediction._asdict().items() if value is not None}

@@ -128,6 +128,13 @@ def test_predict_gives_every_file_a_line(scratch, photos, tmp_path, capsys, monk
     assert sum(lines[0]["probabilities"].values()) == pytest.approx(1, abs=1e-5)
     assert "empty" in lines[1]["error"]
     assert "cannot be read" in lines[2]["error"]
+    monkeypatch.setattr(sys, "argv", ["jaxmodels", "predict", str(scratch)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert (ended.value.code, capsys.readouterr().err) == (
+        2,
+        "jaxmodels: files: none given; name the images to classify\n",
+    )
 
 
 @pytest.mark.usefixtures("tiny", "undrawn")
