@@ -1,0 +1,1 @@
+"""Numerical methods that know no model: factorisations, refinement and solvers on plain arrays."""
