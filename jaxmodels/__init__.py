@@ -9,19 +9,24 @@ __version__ = "0.1.0"
 
 # name -> module: `from jaxmodels import resnet` imports jaxmodels.networks.resnet, and nothing else.
 _MODULES = {
+    "basis": "regression.basis",
     "checkpoint": "checkpoint",
     "classifier": "classifier",
     "core": "core",
     "data": "data",
     "evaluate": "evaluate",
     "images": "preprocess.images",
+    "inference": "regression.inference",
+    "linear": "regression.linear",
     "losses": "losses",
     "metrics": "metrics",
     "mlp": "networks.mlp",
     "optimizers": "optimizers",
     "plots": "plots",
     "pretrained": "pretrained",
+    "resampling": "regression.resampling",
     "resnet": "networks.resnet",
+    "streaming": "regression.streaming",
     "train": "train",
     "transfer": "transfer",
 }
@@ -30,6 +35,7 @@ if TYPE_CHECKING:
     from jaxmodels import classifier, core, data, evaluate, losses, metrics, plots, pretrained, train, transfer
     from jaxmodels.networks import mlp, resnet
     from jaxmodels.preprocess import images
+    from jaxmodels.regression import basis, inference, linear, resampling, streaming
 
 
 def __getattr__(name: str):

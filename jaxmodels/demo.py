@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxmodels import console, data, evaluate, losses, mlp, plots, resnet, train
+from jaxmodels import console, data, evaluate, linear, losses, mlp, plots, resnet, train
 from jaxmodels.core import Batch, InputError, Model, TrainState
 
 
@@ -88,23 +88,24 @@ def fit(
 
 
 def linear_regression(output: pathlib.Path) -> None:
-    """Disease progression from ten measurements, by gradient descent on the squared error."""
+    """Disease progression from ten measurements, by gradient descent on the squared error, and where that ends."""
     bunch = _datasets().load_diabetes()
     scale = bunch.target.std()
     task = _split(bunch.data / bunch.data.std(axis=0), bunch.target / scale)
-    model = mlp.model(num_outputs=0)
     state, history = fit(
         "linear regression",
-        model,
+        linear.model(),
         task,
         loss=losses.squared_error,
         optimizer=optax.sgd(0.05),
         num_epochs=100,
         batch_size=64,
     )
-    predicted = mlp.apply(state.params, jnp.asarray(task.held_inputs))[:, 0]
+    predicted = linear.predict(state.params, jnp.asarray(task.held_inputs))
     report = evaluate.regression_report(predicted * scale, task.held_targets * scale)
     print(f"linear regression, diabetes: R2 {report['r2']:.3f}, RMSE {report['root_mean_squared_error']:.1f}")
+    exact = linear.fit(task.inputs, task.targets)
+    print(linear.summary(linear.infer(exact, task.inputs, task.targets), names=bunch.feature_names))
     plots.learning_curve(history, output / "linear_learning_curve.png")
     plots.regression(np.asarray(predicted) * scale, task.held_targets * scale, output / "linear_predictions.png")
 

@@ -39,3 +39,12 @@ def test_own_loop():
     out = run("02_own_loop.py", 1)
     assert re.findall(r"(\w+): held-out accuracy (\d\.\d+)", out)[0][0] == "perceptron"
     assert "resnet18: held-out accuracy" in out
+
+
+def test_linear_regression():
+    pytest.importorskip("sklearn")
+    out = run("03_linear_regression.py", 50)
+    assert "R-squared 0.5177, adjusted 0.5066, F(10, 431) = 64.61" in out
+    before, after = re.search(r"held-out error (\S+), with a learned penalty a feature (\S+)", out).groups()
+    assert float(after) < float(before)
+    assert float(re.search(r"difference of the streamed fit: (\S+)", out)[1]) < 1e-11
