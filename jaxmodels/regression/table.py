@@ -124,7 +124,7 @@ def _aligned(values: Any) -> list[str]:
 
 def _p_value(value: Any) -> str:
     if value == 0:
-        return f"<{np.finfo(value.dtype).tiny:.0e}"
+        return f"<{np.finfo(np.asarray(value).dtype).tiny:.0e}"
     return f"{value:.3f}" if value >= 0.001 or np.isnan(value) else f"{value:.2e}"
 
 
