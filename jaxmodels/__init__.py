@@ -15,9 +15,12 @@ _MODULES = {
     "core": "core",
     "data": "data",
     "evaluate": "evaluate",
+    "families": "families",
+    "glm": "regression.glm",
     "images": "preprocess.images",
     "inference": "regression.inference",
     "linear": "regression.linear",
+    "links": "links",
     "losses": "losses",
     "metrics": "metrics",
     "mlp": "networks.mlp",
@@ -32,10 +35,23 @@ _MODULES = {
 }
 
 if TYPE_CHECKING:
-    from jaxmodels import classifier, core, data, evaluate, losses, metrics, plots, pretrained, train, transfer
+    from jaxmodels import (
+        classifier,
+        core,
+        data,
+        evaluate,
+        families,
+        links,
+        losses,
+        metrics,
+        plots,
+        pretrained,
+        train,
+        transfer,
+    )
     from jaxmodels.networks import mlp, resnet
     from jaxmodels.preprocess import images
-    from jaxmodels.regression import basis, inference, linear, resampling, streaming
+    from jaxmodels.regression import basis, glm, inference, linear, resampling, streaming
 
 
 def __getattr__(name: str):

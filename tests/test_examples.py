@@ -48,3 +48,11 @@ def test_linear_regression():
     before, after = re.search(r"held-out error (\S+), with a learned penalty a feature (\S+)", out).groups()
     assert float(after) < float(before)
     assert float(re.search(r"difference of the streamed fit: (\S+)", out)[1]) < 1e-11
+
+
+def test_generalized_linear_models():
+    pytest.importorskip("sklearn")
+    out = run("04_generalized_linear_models.py")
+    assert "l2 = 0.0: separated" in out
+    assert "l2 = 1.0: ok" in out
+    assert abs(float(re.search(r"slope (\S+) ", out)[1]) - 0.5) < 0.15
