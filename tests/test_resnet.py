@@ -160,11 +160,12 @@ def test_bottleneck_outputs_and_gradients_equal_torchs(numbers):
 
 @pytest.mark.usefixtures("x64")
 def test_v1_equals_torch_and_padding_reaches_nothing(numbers, monkeypatch):
-    """Of fewer blocks, to save time; training with a padded row of NaN, and inference with batch norms folded."""
+    """Of fewer blocks, to save time; with XLA's own convolutions and sums, which a GPU has, a padded row of NaN in
+    training, and inference with batch norms folded."""
     torch_resnet = pytest.importorskip("torch_resnet")
     for stages in (resnet._STAGES, torch_resnet.STAGES):
         monkeypatch.setitem(stages, 50, (1, 2, 1, 1))
-    model = resnet.resnet50(num_classes=6, variant="v1")
+    model = resnet.resnet50(num_classes=6, variant="v1", native=True)
     params, state = random_model(model, numbers)
     images, labels = numbers.normal(size=(3, 33, 33, 3)), np.array([4, 2, 0])
     images[2] = np.nan
@@ -374,6 +375,7 @@ def test_same_arguments_give_the_same_model():
         {"dtype": "int8"},
         {"dtype": "float33"},
         {"precision": "best"},
+        {"native": "cpu"},
         {"features": "stem"},
         {"features": ("stage5",)},
     ],
@@ -418,7 +420,9 @@ def test_convolution_and_its_gradient_are_xlas_on_maps_of_any_size(height, width
             images, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
         )
 
-    ours, pull = jax.vjp(functools.partial(layers.convolve, stride=stride, precision=None), images, kernel)
+    ours, pull = jax.vjp(
+        functools.partial(layers.convolve, stride=stride, precision=None, products=True), images, kernel
+    )
     expected, their_pull = jax.vjp(reference, images, kernel)
     above = numbers.normal(size=expected.shape)
     assert_close((ours, pull(above)), (expected, their_pull(above)), 1e-13)
@@ -442,7 +446,8 @@ def test_max_pool_and_its_gradient_on_ties_are_reduce_windows(size, numbers):
 
 
 @pytest.mark.usefixtures("x64")
-def test_batch_norm_has_the_derivatives_of_its_formula(numbers):
+@pytest.mark.parametrize("products", [False, True])
+def test_batch_norm_has_the_derivatives_of_its_formula(products, numbers):
     """By every argument, through every result, and twice."""
 
     def formula(inputs, scale, bias, shares):
@@ -452,7 +457,7 @@ def test_batch_norm_has_the_derivatives_of_its_formula(numbers):
         return scale * (inputs - mean) / jnp.sqrt(variance + 1e-3) + bias, mean, variance
 
     def ours(inputs, scale, bias, shares):
-        return layers.batch_norm(inputs, scale, bias, shares, 1e-3)
+        return layers.batch_norm(inputs, scale, bias, shares, 1e-3, products)
 
     arguments = (*(numbers.normal(size=shape) for shape in ((3, 4, 5, 2), (2,), (2,))), np.array([0.25, 0.75, 0.0]))
     above = tuple(numbers.normal(size=shape) for shape in ((3, 4, 5, 2), (2,), (2,)))

@@ -16,19 +16,31 @@ from jax import lax
 from jaxtyping import Array, Float
 
 
+def suits_products() -> bool:
+    """Whether this backend runs some convolutions and sums faster as products; the one place where that is chosen.
+
+    XLA:CPU does: a sum over pixels takes it some 10 times longer than the same sum as a product.
+    """
+    return jax.default_backend() == "cpu"
+
+
 def convolve(
     inputs: Float[Array, "n h w c"],
     kernel: Float[Array, "s s c f"],
     *,
     stride: int = 1,
     precision: lax.Precision | None,
+    products: bool = False,
 ) -> Float[Array, "n u v f"]:
     """Square kernel of odd size ``s``, with ``(s - 1) / 2`` zeros on each side.
+
+    Args:
+      products: on maps of a few pixels compute the same as a matrix product, as ``suits_products`` says.
 
     >>> convolve(jnp.ones((1, 5, 5, 1)), jnp.ones((3, 3, 1, 1)), stride=2, precision=None)[0, :, :, 0].tolist()
     [[4.0, 6.0, 4.0], [6.0, 9.0, 6.0], [4.0, 6.0, 4.0]]
     """
-    if jax.default_backend() == "cpu" and kernel.shape[0] > 1 and inputs.shape[1] * inputs.shape[2] <= 16:
+    if products and kernel.shape[0] > 1 and inputs.shape[1] * inputs.shape[2] <= 16:
         return _convolve_by_product(inputs, kernel, stride, precision)
     padding = (kernel.shape[0] - 1) // 2
     return lax.conv_general_dilated(
@@ -77,6 +89,7 @@ def batch_norm(
     bias: Float[Array, " c"],
     shares: Float[Array, " n"],
     epsilon: float,
+    products: bool = False,
 ) -> tuple[Float[Array, "n h w c"], Float[Array, " c"], Float[Array, " c"]]:
     """Batch normalisation by the moments of the inputs themselves.
 
@@ -84,6 +97,7 @@ def batch_norm(
 
     Args:
       shares: of the images in the moments; they sum to 1, and padding has 0.
+      products: sum over pixels by matrix products, as ``suits_products`` says.
 
     Returns:
       Outputs, and the mean and variance of each channel. The variance divides by the count; torch's running average
@@ -94,29 +108,29 @@ def batch_norm(
     >>> outputs.ravel().tolist(), mean.tolist(), variance.tolist()
     ([-1.0, 1.0], [2.0], [1.0])
     """
-    return _batch_norm(inputs, scale, bias, shares, epsilon)
+    return _batch_norm(inputs, scale, bias, shares, epsilon, products)
 
 
-def _normalised(inputs, scale, bias, shares, epsilon):
+def _normalised(inputs, scale, bias, shares, epsilon, products):
     wide, pixel_shares = inputs.astype(scale.dtype), _pixel_shares(inputs, shares)
-    mean = _channel_sums(wide, pixel_shares)
-    variance = _channel_sums((wide - mean) ** 2, pixel_shares)
+    mean = _channel_sums(wide, pixel_shares, products)
+    variance = _channel_sums((wide - mean) ** 2, pixel_shares, products)
     return standardise(inputs, mean, variance, scale, bias, epsilon), mean, variance
 
 
-def _normalised_forward(inputs, scale, bias, shares, epsilon):
-    outputs, mean, variance = _normalised(inputs, scale, bias, shares, epsilon)
+def _normalised_forward(inputs, scale, bias, shares, epsilon, products):
+    outputs, mean, variance = _normalised(inputs, scale, bias, shares, epsilon, products)
     return (outputs, mean, variance), (inputs, scale, shares, mean, variance)
 
 
-def _normalised_backward(epsilon, residuals, gradients):
+def _normalised_backward(epsilon, products, residuals, gradients):
     """``mean = sum_i share_i x_i``; ``variance = sum_i share_i (x_i - mean)^2``, whose derivative by the mean is 0."""
     inputs, scale, shares, mean, variance = residuals
     above, for_mean, for_variance = gradients
     wide, above, each = inputs.astype(scale.dtype), above.astype(scale.dtype), jnp.ones_like(shares)
     centred, inverse = wide - mean, lax.rsqrt(variance + epsilon)
-    for_bias = _channel_sums(above, each)
-    for_scale = _channel_sums(above * centred, each) * inverse
+    for_bias = _channel_sums(above, each, products)
+    for_scale = _channel_sums(above * centred, each, products) * inverse
     for_mean = for_mean - scale * inverse * for_bias
     for_variance = for_variance - scale * inverse**2 / 2 * for_scale
     pixel_shares = _pixel_shares(inputs, shares)[:, None, None, None]
@@ -125,7 +139,7 @@ def _normalised_backward(epsilon, residuals, gradients):
     return for_inputs.astype(inputs.dtype), for_scale, for_bias, for_shares
 
 
-_batch_norm = jax.custom_vjp(_normalised, nondiff_argnums=(4,))
+_batch_norm = jax.custom_vjp(_normalised, nondiff_argnums=(4, 5))
 _batch_norm.defvjp(_normalised_forward, _normalised_backward)
 
 
@@ -133,10 +147,10 @@ def _pixel_shares(inputs, shares):
     return shares / (inputs.shape[1] * inputs.shape[2])
 
 
-def _channel_sums(inputs, weights):
+def _channel_sums(inputs, weights, products):
     """``sum_i weights_i inputs_i`` over images and pixels, ``[c]``; each image on its own first, which rounds less."""
     n, height, width, channels = inputs.shape
-    if jax.default_backend() == "cpu":  # where a sum over pixels runs some 10 times slower than the same as a product
+    if products:
         ones = jnp.ones((n, 1, height * width), inputs.dtype)
         sums = jnp.matmul(ones, inputs.reshape(n, -1, channels), precision=lax.Precision.HIGHEST)[:, 0]
     else:

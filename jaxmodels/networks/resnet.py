@@ -29,7 +29,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from jaxmodels.core import InputError, Model, PyTree, fold_model
-from jaxmodels.networks.layers import batch_norm, convolve, max_pool, standardise
+from jaxmodels.networks.layers import batch_norm, convolve, max_pool, standardise, suits_products
 
 FEATURES = ("stem", "stage1", "stage2", "stage3", "stage4", "pooled")
 _STAGES = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
@@ -44,8 +44,14 @@ class _Settings(NamedTuple):
     epsilon: float
     dtype: Any
     precision: Any
+    native: bool | None
     folded: bool
     param_dtype: Any = None
+
+    @property
+    def products(self) -> bool:
+        """Whether layers compute by products what this backend does slowly otherwise; asked while tracing."""
+        return suits_products() if self.native is None else not self.native
 
 
 class _ConvNorm(nn.Module):
@@ -62,7 +68,11 @@ class _ConvNorm(nn.Module):
         shape = (self.size, self.size, inputs.shape[-1], self.features)
         kernel = self.param("kernel", nn.initializers.zeros, shape, param_dtype)
         outputs = convolve(
-            inputs.astype(dtype), kernel.astype(dtype), stride=self.stride, precision=self.settings.precision
+            inputs.astype(dtype),
+            kernel.astype(dtype),
+            stride=self.stride,
+            precision=self.settings.precision,
+            products=self.settings.products,
         )
         bias = self.param("bias", nn.initializers.zeros, (self.features,), param_dtype)
         if self.settings.folded:
@@ -76,7 +86,7 @@ class _ConvNorm(nn.Module):
         variance = self.variable("batch_stats", "var", jnp.ones, (self.features,), scale.dtype)
         if shares is None:
             return standardise(inputs, mean.value, variance.value, scale, bias, self.settings.epsilon)
-        outputs, *moments = batch_norm(inputs, scale, bias, shares, self.settings.epsilon)
+        outputs, *moments = batch_norm(inputs, scale, bias, shares, self.settings.epsilon, self.settings.products)
         keep = jnp.where(shares.sum() > 0, self.settings.momentum, 1.0)  # a batch of padding alone changes nothing
         mean.value, variance.value = (
             keep * old.value + (1 - keep) * new for old, new in zip((mean, variance), moments, strict=True)
@@ -158,6 +168,7 @@ def resnet(
     dtype: Any = None,
     precision: Any = None,
     features: tuple[str, ...] = (),
+    native: bool | None = None,
 ) -> Model:
     """A residual network; ``resnet18``, ``34``, ``50``, ``101`` and ``152`` are this with the depth filled in.
 
@@ -176,6 +187,8 @@ def resnet(
         the inputs.
       precision: ``jax.lax.Precision`` of convolutions and head.
       features: names among ``FEATURES``; the outputs are then a dict of these.
+      native: ``True`` leaves every convolution and sum to the backend; say it to export for a GPU from a CPU.
+        ``False`` computes the same with matrix products where XLA:CPU needs them to be fast. Default: that on a CPU.
 
     Returns:
       ``Model`` from normalised float images ``[n, h, w, 3]``, of any size, to logits ``[n, num_classes]``;
@@ -192,8 +205,10 @@ def resnet(
     25557032
     """
     _check_names(depth=depth, variant=variant, stem=stem, features=features)
+    if native not in (True, False, None):
+        raise InputError(f"native: needs True, False or None, got {native!r}")
     _check_numbers(num_classes=num_classes, momentum=momentum, epsilon=epsilon, dropout=dropout)
-    settings = _Settings(variant, momentum, epsilon, _floating(dtype), _precision(precision), folded=False)
+    settings = _Settings(variant, momentum, epsilon, _floating(dtype), _precision(precision), native, folded=False)
     module = _ResNet(depth, num_classes, stem, dropout, tuple(features), settings, parent=None)
     return _model(module, bool(zero_init_residual))  # pyright: ignore[reportArgumentType]: it is hashable
 
