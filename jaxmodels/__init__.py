@@ -14,6 +14,7 @@ _MODULES = {
     "classifier": "classifier",
     "core": "core",
     "data": "data",
+    "encode": "preprocess.encode",
     "evaluate": "evaluate",
     "families": "families",
     "glm": "regression.glm",
@@ -29,7 +30,10 @@ _MODULES = {
     "pretrained": "pretrained",
     "resampling": "regression.resampling",
     "resnet": "networks.resnet",
+    "split": "preprocess.split",
     "streaming": "regression.streaming",
+    "tables": "data.tables",
+    "tabular": "preprocess.tabular",
     "train": "train",
     "transfer": "transfer",
 }
@@ -49,8 +53,9 @@ if TYPE_CHECKING:
         train,
         transfer,
     )
+    from jaxmodels.data import tables
     from jaxmodels.networks import mlp, resnet
-    from jaxmodels.preprocess import images
+    from jaxmodels.preprocess import encode, images, split, tabular
     from jaxmodels.regression import basis, glm, inference, linear, resampling, streaming
 
 
