@@ -285,6 +285,7 @@ def quantile(*, num_quantiles: int = 1000, output: str = "uniform") -> Preproces
 
         y = jax.vmap(of_column, in_axes=1, out_axes=1)(x, marks)
         y = jnp.where(x <= marks[0], 0, jnp.where(x >= marks[-1], 1, y)).astype(x.dtype)
+        y = jnp.where(jnp.isnan(x), jnp.nan, y)  # between equal landmarks interpolation loses it
         return _normal(y) if output == "normal" else y
 
     def invert(marks, y):
