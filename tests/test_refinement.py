@@ -223,3 +223,22 @@ def test_nonfinite_data_is_not_certified():
     certified = least_squares(jnp.ones((30, 6)), jnp.full(30, jnp.nan))
     assert not bool(certified.converged)
     assert bool(jnp.all(jnp.isinf(certified.error)))
+
+
+@pytest.mark.parametrize(("dtype", "digits"), [("float64", 22), ("float32", 10)])
+def test_a_center_changes_no_answer_and_spares_the_turn(dtype, digits):
+    """Columns a thousand deviations from zero, weights and a penalty."""
+    with jax.enable_x64(dtype == "float64"):
+        rng = np.random.default_rng(11)
+        columns = jnp.asarray(rng.normal(size=(30, 5)) + 1000 * rng.uniform(1, 2, 5), dtype)
+        design = jnp.concatenate([jnp.ones((30, 1), dtype), columns], axis=1)
+        targets, weights = (jnp.asarray(v, dtype) for v in (rng.normal(size=30), rng.uniform(0.1, 2, 30)))
+        penalty = jnp.asarray([0, 1, 0, 1e-3, 10, 0], dtype)
+        center = jnp.asarray(np.average(design, axis=0, weights=weights), dtype).at[0].set(0)
+        options = {"weights": weights, "penalty": penalty}
+        centred = least_squares(design, targets, center=center, **options)
+        truth = solve_exactly(design, targets, **options)
+        check(centred, truth, digits=digits)
+        plain = least_squares(design, targets, **options)
+        np.testing.assert_allclose(centred.condition, plain.condition, rtol=0.1)
+        np.testing.assert_allclose(centred.covariance_factor, plain.covariance_factor, rtol=1e3 * jnp.finfo(dtype).eps)

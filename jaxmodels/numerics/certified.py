@@ -28,8 +28,8 @@ def solve(form: Form, problem: Problem) -> Solved:
     penalty = problem.penalty
     if penalty is not None and form.intercept:
         penalty = jnp.pad(penalty, (1, 0))
-    least = _least_distances(form, problem, jnp.where(finite, x, 0), weights)
-    kept, result = _solve_independent(columns, targets, weights, penalty, least)
+    center, least = _least_distances(form, problem, jnp.where(finite, x, 0), weights)
+    kept, result = _solve_independent(columns, targets, weights, penalty, least, center)
     return Solved(
         coefficients=result.coefficients.high,
         factor=jnp.where(kept[:, None] & kept, result.covariance_factor, 0),
@@ -59,8 +59,9 @@ def _exact_targets(problem: Problem) -> Array | DoubleDouble:
     return y if most is None else dd.where(jnp.abs(y.high) <= most, y, jnp.zeros_like(y.high))
 
 
-def _least_distances(form: Form, problem: Problem, x: Array, weights: Array | None) -> Array:
-    """How far from the columns before it each must lie: further than the rounding of the data, unless x is exact."""
+def _least_distances(form: Form, problem: Problem, x: Array, weights: Array | None) -> tuple[Array | None, Array]:
+    """The center, and how far from the columns before it each must lie: further than the rounding of the data, unless
+    x is exact."""
     total = jnp.asarray(len(x), x.dtype) if weights is None else jnp.sum(weights)
     divisor = jnp.where(total > 0, total, 1)
     center = jnp.sum(weigh(weights, x), axis=0) / divisor if form.intercept else jnp.zeros_like(x[0])
@@ -69,10 +70,10 @@ def _least_distances(form: Form, problem: Problem, x: Array, weights: Array | No
     least = qr.DEPENDENT * float(jnp.finfo(x.dtype).eps) * lengths + centered.rounding_of(center, divisor)
     if problem.x_low is not None:
         least = least * float(jnp.finfo(x.dtype).eps)
-    return jnp.pad(least, (1, 0)) if form.intercept else least
+    return (jnp.pad(center, (1, 0)), jnp.pad(least, (1, 0))) if form.intercept else (None, least)
 
 
-def _solve_independent(columns, targets, weights, penalty, least) -> tuple[Array, refinement.Certified]:
+def _solve_independent(columns, targets, weights, penalty, least, center) -> tuple[Array, refinement.Certified]:
     """Which columns were kept, and the solution with them.
 
     A dropped column is zeroed and given a penalty of 1, which makes its coefficient 0 and touches no other.
@@ -84,7 +85,9 @@ def _solve_independent(columns, targets, weights, penalty, least) -> tuple[Array
 
     def certify(kept):
         present = jax.tree.map(lambda part: jnp.where(kept, part, 0), columns)
-        result = refinement.least_squares(present, targets, weights=weights, penalty=jnp.where(kept, base, 1))
+        about = None if center is None else jnp.where(kept, center, 0)
+        penalties = jnp.where(kept, base, 1)
+        result = refinement.least_squares(present, targets, weights=weights, penalty=penalties, center=about)
         pivots = jnp.where(kept, jnp.abs(jnp.diagonal(result.covariance_factor)), 0)
         # Distances are the reciprocals of the pivots. Where the rank falls short of what they say, the largest goes.
         relative = pivots * lengths
