@@ -14,7 +14,10 @@ _MODULES = {
     "classifier": "classifier",
     "core": "core",
     "data": "data",
+    "embeddings": "networks.embeddings",
     "encode": "preprocess.encode",
+    "epochs": "epochs",
+    "estimators": "estimators",
     "evaluate": "evaluate",
     "families": "families",
     "glm": "regression.glm",
@@ -32,10 +35,12 @@ _MODULES = {
     "resnet": "networks.resnet",
     "split": "preprocess.split",
     "streaming": "regression.streaming",
+    "sweeps": "sweeps",
     "tables": "data.tables",
     "tabular": "preprocess.tabular",
     "train": "train",
     "transfer": "transfer",
+    "wrap": "wrap",
 }
 
 if TYPE_CHECKING:
@@ -43,6 +48,8 @@ if TYPE_CHECKING:
         classifier,
         core,
         data,
+        epochs,
+        estimators,
         evaluate,
         families,
         links,
@@ -50,11 +57,13 @@ if TYPE_CHECKING:
         metrics,
         plots,
         pretrained,
+        sweeps,
         train,
         transfer,
+        wrap,
     )
     from jaxmodels.data import tables
-    from jaxmodels.networks import mlp, resnet
+    from jaxmodels.networks import embeddings, mlp, resnet
     from jaxmodels.preprocess import encode, images, split, tabular
     from jaxmodels.regression import basis, glm, inference, linear, resampling, streaming
 
