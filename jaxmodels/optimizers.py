@@ -5,6 +5,9 @@ Any other ``optax.GradientTransformation`` goes into ``train.trainer`` just as w
 
 from __future__ import annotations
 
+import functools
+import inspect
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -13,8 +16,12 @@ import optax
 
 from jaxmodels.core import InputError, PyTree
 
-OPTIMIZERS = ("sgd", "adam", "adamw", "lamb", "lars")
-SCHEDULES = ("constant", "cosine", "step")
+OPTIMIZERS = (
+    "sgd", "adam", "adamw", "lamb", "lars", "adabelief", "adadelta", "adagrad", "adamax", "adamaxw", "adan", "amsgrad",
+    "lion", "nadam", "nadamw", "novograd", "radam", "rmsprop", "sm3", "yogi",
+)  # fmt: skip
+"""Names of optax."""
+SCHEDULES = ("constant", "cosine", "step", "linear")
 
 
 def schedule(
@@ -24,7 +31,7 @@ def schedule(
 
     Args:
       name: "constant"; "cosine", down to 0 at ``num_steps`` (Loshchilov and Hutter 2017); "step",
-        a tenth every ``decay_every`` steps (default: a third of ``num_steps``; He et al. 2016).
+        a tenth every ``decay_every`` steps (default: a third of ``num_steps``; He et al. 2016); "linear", down to 0.
       learning_rate: the highest rate, reached after ``warmup_steps``.
       num_steps: the steps of the whole run, warmup included.
 
@@ -40,6 +47,8 @@ def schedule(
         after = optax.cosine_decay_schedule(learning_rate, num_steps - warmup_steps)
     elif name == "step":
         after = optax.exponential_decay(learning_rate, decay_every or -(-num_steps // 3), 0.1, staircase=True)
+    elif name == "linear":
+        after = optax.linear_schedule(learning_rate, 0.0, num_steps - warmup_steps)
     else:
         raise InputError(f"schedule: {name!r} is none of {', '.join(SCHEDULES)}")
     if warmup_steps == 0:
@@ -53,6 +62,7 @@ def optimizer(
     *,
     momentum: float = 0.9,
     weight_decay: float = 0.0,
+    decay_mask: Callable[[PyTree], PyTree] | None = None,
     clip: float | None = None,
     accumulate: int = 1,
     ema: float | None = None,
@@ -61,11 +71,12 @@ def optimizer(
     """An optimizer with what usually surrounds it.
 
     Args:
-      name: "sgd" (Nesterov's off), "adam", "adamw", "lamb" or "lars".
+      name: one of ``OPTIMIZERS``.
       learning_rate: a number or a schedule.
-      momentum: of sgd and lars; adam, adamw and lamb keep their own 0.9 and 0.999.
-      weight_decay: L2 added to the gradient for sgd and adam, decoupled for adamw and lamb, inside the
-        trust ratio for lars. Vectors and scalars (biases, norms) are never decayed.
+      momentum: of sgd (Nesterov's off) and lars; the others keep optax's own.
+      weight_decay: decoupled where the optimizer has it so (adamw, lamb, lion, nadamw, ...), inside the trust ratio
+        for lars, else the gradient of ``weight_decay / 2 * |params|^2`` (L2) added to the gradient.
+      decay_mask: ``params -> `` booleans, which of them decay; default ``decayed``: biases and norms do not.
       clip: the largest global norm of the gradient; ``None``: unlimited.
       accumulate: batches averaged into one update.
       ema: decay of an exponential moving average of the parameters, read by ``averaged_params``.
@@ -79,20 +90,10 @@ def optimizer(
     >>> [float(abs(updates[name]).max().round(3)) for name in ("kernel", "bias")]    # only the kernel decays
     [0.05000000074505806, 0.0]
     """
-    coupled = optax.add_decayed_weights(weight_decay, mask=decayed)
-    rules = {
-        "sgd": lambda: optax.chain(coupled, optax.sgd(learning_rate, momentum=momentum)),
-        "adam": lambda: optax.chain(coupled, optax.adam(learning_rate)),
-        "adamw": lambda: optax.adamw(learning_rate, weight_decay=weight_decay, mask=decayed),
-        "lamb": lambda: optax.lamb(learning_rate, weight_decay=weight_decay, mask=decayed),
-        "lars": lambda: optax.lars(
-            learning_rate, weight_decay, weight_decay_mask=decayed, trust_ratio_mask=decayed, momentum=momentum
-        ),
-    }
-    if name not in rules:
+    if name not in OPTIMIZERS:
         raise InputError(f"optimizer: {name!r} is none of {', '.join(OPTIMIZERS)}")
     steps = [optax.clip_by_global_norm(clip)] if clip is not None else []
-    steps.append(rules[name]())
+    steps.append(_rule(name, learning_rate, momentum, weight_decay, decay_mask or decayed))
     if multipliers is not None:
         steps.append(optax.stateless(lambda updates, params: _multiply(multipliers, updates)))
     if ema is not None:
@@ -101,6 +102,19 @@ def optimizer(
     if accumulate > 1:
         return optax.MultiSteps(transform, accumulate).gradient_transformation()
     return transform
+
+
+def _rule(name, learning_rate, momentum, weight_decay, mask) -> optax.GradientTransformation:
+    if name == "lars":
+        return optax.lars(
+            learning_rate, weight_decay, weight_decay_mask=mask, trust_ratio_mask=decayed, momentum=momentum
+        )
+    rule = functools.partial(getattr(optax, name), learning_rate)
+    if name == "sgd":
+        rule = functools.partial(rule, momentum=momentum)
+    if "mask" in inspect.signature(rule).parameters:
+        return rule(weight_decay=weight_decay, mask=mask)
+    return optax.chain(optax.add_decayed_weights(weight_decay, mask=mask), rule())
 
 
 def _multiply(multipliers: PyTree, updates: PyTree) -> PyTree:

@@ -2,7 +2,7 @@
 
     gradient_t = d/dparams  sum_i w_i loss(model(params, x_i), y_i) / sum_i w_i
 
-``trainer`` makes the two pure functions ``init`` and ``step``; ``iterate`` is the loop as a generator, which the
+``gradient_descent`` is the method in its plainest form. ``trainer`` makes the two pure functions ``init`` and ``step``; ``iterate`` is the loop as a generator, which the
 caller owns; ``fit`` drives it over epochs with progress, validation, stopping and resumption.
 """
 
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxmodels.core import Batch, InputError, Model, Status, TrainState
+from jaxmodels.core import Batch, InputError, Model, PyTree, Status, TrainState
 
 
 class StepInfo(NamedTuple):
@@ -44,7 +44,41 @@ class Trainer(NamedTuple):
 
 
 class DivergenceError(RuntimeError):
-    """The loss or its gradient stopped being finite."""
+    """The loss or its gradient stopped being finite.
+
+    ``step`` is the first at which it was not; ``state`` the last good state that is still at hand, or ``None``.
+    """
+
+    def __init__(self, step: int, loss: float, gradient_norm: float, state: TrainState | None = None):
+        self.step, self.state = step, state
+        super().__init__(
+            f"step {step}: loss {loss}, gradient norm {gradient_norm}; lower the learning rate, clip the gradient, "
+            "warm up, or look for NaN and extreme values in the data"
+        )
+
+
+def gradient_descent(
+    objective: Callable[[PyTree], jax.Array], params: PyTree, *, learning_rate: float, num_steps: int
+) -> tuple[PyTree, jax.Array]:
+    """``params <- params - learning_rate * gradient of objective``, ``num_steps`` times (Cauchy 1847).
+
+    Args:
+      objective: ``params -> []``.
+      params: where to start.
+
+    Returns:
+      The last parameters, and the objective before each step ``[num_steps]``.
+
+    >>> params, values = gradient_descent(lambda x: (x - 3.0) ** 2, jnp.array(0.0), learning_rate=0.25, num_steps=3)
+    >>> params.item(), values.tolist()
+    (2.625, [9.0, 2.25, 0.5625])
+    """
+
+    def step(params, _):
+        value, gradient = jax.value_and_grad(objective)(params)
+        return jax.tree.map(lambda p, g: p - learning_rate * g, params, gradient), value
+
+    return jax.lax.scan(step, params, length=num_steps)
 
 
 def trainer(
@@ -61,7 +95,8 @@ def trainer(
     Args:
       model: any ``Model``: linear, MLP and ResNet50 alike.
       loss: ``(outputs [n, ...], targets [n, ...]) -> [n]``, one value an example.
-      optimizer: any optax transformation.
+      optimizer: any optax transformation, those that ask for the value, the gradient or the function included
+        (``lbfgs``, ``polyak_sgd``, ``reduce_on_plateau``).
       augment: ``(key, batch) -> batch``, run on the device inside the step, training only.
       donate: reuse the memory of the state passed in, which cannot be read afterwards.
       compiler_options: passed to ``jax.jit``.
@@ -80,10 +115,14 @@ def trainer(
     (True, 100)
     """
 
+    transform = optax.with_extra_args_support(optimizer)
+
     def init(key, batch):
         shapes = batch if augment is None else jax.eval_shape(augment, key, batch)
         params, state = model.init(key, shapes.inputs)
-        return TrainState(jnp.zeros((), jnp.int32), params, state, optimizer.init(params), jnp.copy(key))
+        # Copies, because some optimizers hold one array twice, which cannot be donated.
+        opt_state = jax.tree.map(jnp.copy, optimizer.init(params))
+        return TrainState(jnp.zeros((), jnp.int32), params, state, opt_state, jnp.copy(key))
 
     def step(state, batch):
         augment_key, model_key = jax.random.split(jax.random.fold_in(state.key, state.step))
@@ -100,7 +139,9 @@ def trainer(
             return _weighted_mean(values, weights), (carried, weights.sum())
 
         (value, (carried, weight)), gradients = jax.value_and_grad(objective, has_aux=True)(state.params)
-        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        updates, opt_state = transform.update(
+            gradients, state.opt_state, state.params, value=value, grad=gradients, value_fn=lambda p: objective(p)[0]
+        )
         params = optax.apply_updates(state.params, updates)
         norm = optax.tree.norm(gradients)
         status = jnp.where(jnp.isfinite(value) & jnp.isfinite(norm), Status.ok, Status.nonfinite).astype(jnp.int32)
@@ -157,6 +198,33 @@ class Progress(NamedTuple):
     """Examples in the step that are not padding; for a finished epoch, in all its steps."""
     seconds: float
     """Since the step before it ended or the epoch began; for a finished epoch, the sum."""
+
+
+class Best(NamedTuple):
+    """The best state so far and when it was met, for early stopping in any loop.
+
+    >>> best = Best()
+    >>> for epoch, value in enumerate([3.0, 1.0, 2.0, 1.5], start=1):
+    ...     best = best.seen(value, epoch, state=value)
+    >>> float(best.state), best.epoch, best.is_stale(4, patience=2)
+    (1.0, 2, True)
+    """
+
+    value: float = float("inf")
+    """The least value seen."""
+    epoch: int = 0
+    state: Any = None
+    """A copy, because the next step donates the state."""
+
+    def seen(self, value: float, epoch: int, state: PyTree, *, min_delta: float = 0.0) -> Best:
+        """With this epoch's value, which is better where it is less by more than ``min_delta``; NaN never is."""
+        if value < self.value - min_delta:
+            return Best(value, epoch, jax.tree.map(jnp.copy, state))
+        return self
+
+    def is_stale(self, epoch: int, *, patience: int | None) -> bool:
+        """Whether ``patience`` epochs went by without a better value."""
+        return patience is not None and epoch - self.epoch >= patience
 
 
 def fit(
@@ -246,10 +314,7 @@ class _Ledger:
         loss, norm, weight, status = (np.asarray(value).item() for value in self.waiting)
         self.waiting, self.step = None, self.step + 1
         if status != Status.ok:
-            raise DivergenceError(
-                f"step {self.step}: loss {loss}, gradient norm {norm}; lower the learning rate, clip the gradient, "
-                "warm up, or look for NaN and extreme values in the data"
-            )
+            raise DivergenceError(self.step, loss, norm)
         now = time.perf_counter()
         self.seen.append(Progress(self.epoch, self.step, loss, norm, weight, now - self.clock))
         self.clock = now

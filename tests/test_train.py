@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import optax.contrib
 import pytest
 
 from jaxmodels import data, losses, mlp, train
@@ -211,3 +212,31 @@ def test_soft_targets_with_smoothing():
     trainer = train.trainer(mlp.model(num_outputs=2), loss=loss, optimizer=optax.sgd(0.1))
     batch = Batch(BATCH.inputs, jax.nn.one_hot((BATCH.targets > 0).astype(int), 2))
     assert jnp.isfinite(trainer.step(trainer.init(jax.random.key(0), batch), batch)[1].loss)
+
+
+def test_gradient_descent_is_the_plain_rule():
+    matrix, target = jnp.array([[2.0, 0.5], [0.5, 1.0]]), jnp.array([1.0, -1.0])
+    objective = lambda x: x @ matrix @ x / 2 - target @ x  # noqa: E731
+    params, values = train.gradient_descent(objective, jnp.zeros(2), learning_rate=0.4, num_steps=200)
+    np.testing.assert_allclose(params, np.linalg.solve(matrix, target), rtol=1e-5)
+    assert (jnp.diff(values) <= 1e-6).all()
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        optax.lbfgs(),
+        optax.polyak_sgd(),
+        optax.chain(optax.adam(0.05), optax.contrib.reduce_on_plateau()),
+        optax.contrib.muon(0.05),
+        optax.contrib.schedule_free_sgd(0.1),
+    ],
+    ids=["lbfgs", "polyak_sgd", "reduce_on_plateau", "muon", "schedule_free_sgd"],
+)
+def test_optimizers_that_ask_for_more_than_a_gradient(optimizer):
+    trainer = train.trainer(mlp.model(num_outputs=0), loss=losses.squared_error, optimizer=optimizer)
+    state = trainer.init(jax.random.key(0), BATCH)
+    state, first = trainer.step(state, BATCH)
+    for _ in range(30):
+        state, info = trainer.step(state, BATCH)
+    assert info.loss < 0.2 * first.loss
