@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmodels.core import Batch, InputError, Model, PyTree, Status, TrainState, cached_factory
+from jaxmodels.core import Batch, InputError, Model, PyTree, TrainState, cached_factory
 from jaxmodels.epochs import num_examples, plan, take
 from jaxmodels.train import Trainer
 

@@ -2,8 +2,9 @@
 
     gradient_t = d/dparams  sum_i w_i loss(model(params, x_i), y_i) / sum_i w_i
 
-``gradient_descent`` is the method in its plainest form. ``trainer`` makes the two pure functions ``init`` and ``step``; ``iterate`` is the loop as a generator, which the
-caller owns; ``fit`` drives it over epochs with progress, validation, stopping and resumption.
+``gradient_descent`` is the method in its plainest form. ``trainer`` makes the two pure functions ``init`` and
+``step``; ``iterate`` is the loop as a generator, which the caller owns; ``fit`` drives it over epochs with progress,
+validation, stopping and resumption. ``epochs.fit`` does so for arrays that fit on the device.
 """
 
 from __future__ import annotations

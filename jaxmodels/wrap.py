@@ -67,12 +67,11 @@ def _keeps_products(primitive, *_, **__) -> bool:
     return primitive.name in _PRODUCTS
 
 
-@cached_factory
 def from_linen(module: Any) -> Model:
     """A ``flax.linen`` module as a ``Model``: collection ``"params"`` is trained, all others are state.
 
     A ``__call__`` with an argument ``train``, ``training`` or ``deterministic`` is told which it is; the streams of
-    random numbers are "params" and "dropout".
+    random numbers are "params" and "dropout". Keep the result: a second one of the same module is compiled again.
 
     >>> import flax.linen
     >>> model = from_linen(flax.linen.Dense(3))

@@ -56,3 +56,12 @@ def test_generalized_linear_models():
     assert "l2 = 0.0: separated" in out
     assert "l2 = 1.0: ok" in out
     assert abs(float(re.search(r"slope (\S+) ", out)[1]) - 0.5) < 0.15
+
+
+def test_other_libraries():
+    pytest.importorskip("sklearn")
+    pytest.importorskip("equinox")
+    out = run("08_other_libraries.py", 10)
+    reached = dict(re.findall(r"(\w+): held-out accuracy (\d\.\d+)", out))
+    assert set(reached) == {"jaxmodels", "linen", "nnx", "equinox"}
+    assert all(float(accuracy) > 0.93 for accuracy in reached.values())
