@@ -1,7 +1,7 @@
 """Networks of four libraries in one training loop: jaxmodels, Flax linen, Flax NNX and Equinox.
 
-A ``Model`` is two functions, ``init`` and ``apply``; a dozen lines make any network one. Prints the held-out accuracy of
-each on scikit-learn's breast cancer data, and how long an epoch took; seconds on two CPU cores.
+A ``Model`` is two functions, ``init`` and ``apply``; a dozen lines make any network one. Prints the held-out accuracy
+of each on scikit-learn's breast cancer data, and how long an epoch took; seconds on two CPU cores.
 
     python examples/08_other_libraries.py [epochs]
 """

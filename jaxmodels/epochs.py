@@ -142,11 +142,11 @@ def fit(
 
 def num_examples(examples: Batch) -> int:
     """The number of rows, one in all arrays."""
-    lengths = {leaf.shape[0] if np.ndim(leaf) else None for leaf in jax.tree.leaves(examples)}
-    if len(lengths) != 1 or None in lengths or 0 in lengths:
-        shapes = ", ".join(str(np.shape(leaf)) for leaf in jax.tree.leaves(examples))
+    shapes = [np.shape(leaf) for leaf in jax.tree.leaves(examples)]
+    lengths = {shape[:1] for shape in shapes}
+    if len(lengths) != 1 or lengths & {(), (0,)}:
         raise InputError(f"examples: need one number of rows, at least 1, in all arrays; their shapes are {shapes}")
-    return lengths.pop()
+    return shapes[0][0]
 
 
 def _check(batch_size, num_epochs, patience, validation, loop) -> None:

@@ -107,7 +107,7 @@ class _Perceptron(BaseEstimator):
     def _outputs(self, X, num_outputs: int) -> np.ndarray:
         """The network's outputs, rows padded to a power of two so that few shapes are compiled."""
         check_is_fitted(self)
-        inputs = validate_data(self, X, dtype=np.float64, reset=False)
+        inputs = np.asarray(validate_data(self, X, dtype=np.float64, reset=False))
         padded = np.zeros((max(32, 1 << (len(inputs) - 1).bit_length()), inputs.shape[1]), np.float32)
         padded[: len(inputs)] = _standardised(inputs, self.mean_, self.scale_)
         outputs = _apply(self._model(num_outputs), self.params_, self.state_, padded)

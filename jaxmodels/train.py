@@ -144,11 +144,20 @@ def trainer(
             gradients, state.opt_state, state.params, value=value, grad=gradients, value_fn=lambda p: objective(p)[0]
         )
         params = optax.apply_updates(state.params, updates)
-        norm = optax.tree.norm(gradients)
+        norm = _norm(gradients)
         status = jnp.where(jnp.isfinite(value) & jnp.isfinite(norm), Status.ok, Status.nonfinite).astype(jnp.int32)
         return TrainState(state.step + 1, params, carried, opt_state, state.key), StepInfo(value, norm, weight, status)
 
     return Trainer(init, jax.jit(step, donate_argnums=(0,) if donate else (), compiler_options=compiler_options))
+
+
+def _norm(gradients: PyTree) -> jax.Array:
+    """The global norm. Leaves are joined: on small networks the launches of a sum a leaf cost 7 % of a step on CPU."""
+    leaves = [leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)) for leaf in jax.tree.leaves(gradients)]
+    small = [leaf.ravel() for leaf in leaves if leaf.size <= 2**18]
+    parts = [leaf for leaf in leaves if leaf.size > 2**18] + ([jnp.concatenate(small)] if small else [])
+    squares = [jnp.tensordot(part, part, axes=part.ndim, precision=jax.lax.Precision.HIGHEST) for part in parts]
+    return jnp.sqrt(sum(squares, jnp.zeros(())))
 
 
 def _weighted_mean(values: jax.Array, weights: jax.Array) -> jax.Array:
