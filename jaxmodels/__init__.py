@@ -28,6 +28,7 @@ _MODULES = {
     "losses": "losses",
     "metrics": "metrics",
     "mlp": "networks.mlp",
+    "nonlinear": "regression.nonlinear",
     "optimizers": "optimizers",
     "plots": "plots",
     "pretrained": "pretrained",
@@ -65,7 +66,7 @@ if TYPE_CHECKING:
     from jaxmodels.data import tables
     from jaxmodels.networks import embeddings, mlp, resnet
     from jaxmodels.preprocess import encode, images, split, tabular
-    from jaxmodels.regression import basis, glm, inference, linear, resampling, streaming
+    from jaxmodels.regression import basis, glm, inference, linear, nonlinear, resampling, streaming
 
 
 def __getattr__(name: str):

@@ -7,11 +7,14 @@ from fractions import Fraction
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from scipy import interpolate
 
-from jaxmodels.core import InputError
+from jaxmodels import losses, train
+from jaxmodels.core import Batch, InputError, chain, stateless
 from jaxmodels.numerics import double_double as dd
-from jaxmodels.regression import basis
+from jaxmodels.regression import basis, linear
 
 DEGREE = 11
 
@@ -69,3 +72,47 @@ def test_bad_input(arguments, message):
     x, degree = arguments.get("x", jnp.ones(3)), arguments.get("degree", 2)
     with pytest.raises(InputError, match=message):
         basis.polynomial(x, degree, precision=arguments.get("precision", "working"))
+
+
+def test_chebyshev_and_fourier_against_numpy(x64):
+    x = np.linspace(-3, 5, 50)
+    theirs = np.polynomial.chebyshev.chebvander((2 * x - 2) / 8, 6)[:, 1:]
+    np.testing.assert_allclose(basis.chebyshev(x, 6, domain=(-3, 5)), theirs, atol=1e-13)
+    columns = basis.fourier(x, 3, period=2.5)
+    np.testing.assert_allclose(columns[:, 4], np.cos(2 * np.pi * 3 * x / 2.5), atol=1e-12)
+    np.testing.assert_allclose(columns[:, 5], np.sin(2 * np.pi * 3 * x / 2.5), atol=1e-12)
+
+
+@pytest.mark.parametrize("degree", [1, 3])
+def test_b_splines_against_scipy(x64, degree):
+    knots = np.array([0.0, 0.5, 1.5, 2.0, 4.0])
+    x = np.linspace(-0.5, 4.5, 60)
+    full = np.concatenate([np.zeros(degree), knots, np.full(degree, 4.0)])
+    size = len(full) - degree - 1
+    theirs = interpolate.BSpline(full, np.eye(size), degree, extrapolate=True)(x)[:, 1:]
+    np.testing.assert_allclose(basis.b_spline(x, knots, degree=degree), theirs, atol=1e-12)
+
+
+def test_features_in_closed_form_and_by_descent():
+    """``y = b_0 + b_1 sin(x_1) + b_2 cos(x_2) + b_3 exp(x_3)``."""
+    x = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (200, 3)), jnp.float32)
+    columns = basis.features([jnp.sin, jnp.cos, jnp.exp])
+    y = 1 + columns(x) @ jnp.array([2.0, -1.0, 0.5])
+    solution = linear.fit(columns(x), y)
+    np.testing.assert_allclose(solution.params.coefficients, [2, -1, 0.5], rtol=1e-5)
+    runner = train.trainer(
+        chain(stateless(columns), linear.model()), loss=losses.squared_error, optimizer=optax.adam(0.05)
+    )
+    state = runner.init(jax.random.key(0), Batch(x, y))
+    for _ in range(1500):
+        state, _ = runner.step(state, Batch(x, y))
+    np.testing.assert_allclose(state.params[1].coefficients, [2, -1, 0.5], atol=0.02)
+
+
+def test_bad_shapes_of_other_bases():
+    with pytest.raises(InputError, match=r"x: got shape \(3, 2\), needs \[n, 1\]"):
+        basis.features([jnp.sin])(jnp.ones((3, 2)))
+    with pytest.raises(InputError, match="domain: got"):
+        basis.chebyshev(jnp.ones(3), 2, domain=(1.0, 0.0))
+    with pytest.raises(InputError, match="knots: got shape"):
+        basis.b_spline(jnp.ones(3), [0.0])

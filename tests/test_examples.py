@@ -65,3 +65,11 @@ def test_other_libraries():
     reached = dict(re.findall(r"(\w+): held-out accuracy (\d\.\d+)", out))
     assert set(reached) == {"jaxmodels", "linen", "nnx", "equinox"}
     assert all(float(accuracy) > 0.93 for accuracy in reached.values())
+
+
+def test_nonlinear_regression():
+    out = run("05_nonlinear_regression.py")
+    low, high = map(float, re.search(r"interval (\d\.\d+) to (\d\.\d+)", out).groups())
+    assert low < 0.866 < high
+    assert abs(float(re.search(r"cauchy: rate (\d\.\d+)", out)[1]) - 0.8) < 0.1
+    assert "200 curves: 200 converged" in out

@@ -8,6 +8,7 @@ No basis has a column of ones: the regression adds its intercept.
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import jax
@@ -78,3 +79,103 @@ def _check(x, degree, precision) -> None:
         raise InputError(f"x: got shape {column.shape}, needs one column [n]: pass x[:, j]")
     if column.dtype not in (jnp.float32, jnp.float64):
         raise InputError(f"x: got dtype {column.dtype}, needs float32 or float64: convert it with x.astype")
+
+
+def features(functions: Sequence[Callable[[Array], Array]]) -> Callable[[Float[Array, "n d"]], Float[Array, "n d"]]:
+    """A function of its own for each column: ``y = b_0 + sum_j b_j f_j(x_j)`` is linear in b.
+
+    Args:
+      functions: one a column, elementwise.
+
+    Returns:
+      ``x [n, d] -> [n, d]``, for ``linear.fit``, or with ``core.stateless`` the first part of a ``core.chain``.
+
+    >>> features([jnp.square, jnp.abs])(jnp.array([[1.0, -2.0], [3.0, 4.0]])).tolist()
+    [[1.0, 2.0], [9.0, 4.0]]
+    """
+    functions = tuple(functions)
+
+    def apply(x):
+        x = jnp.asarray(x)
+        if x.ndim != 2 or x.shape[1] != len(functions):
+            raise InputError(f"x: got shape {x.shape}, needs [n, {len(functions)}], a column a function")
+        return jnp.stack([function(x[:, j]) for j, function in enumerate(functions)], axis=1)
+
+    return apply
+
+
+def chebyshev(
+    x: Float[Array, " n"], degree: int, *, domain: tuple[float, float] = (-1.0, 1.0)
+) -> Float[Array, "n degree"]:
+    """Chebyshev's polynomials ``T_1, ..., T_degree``: the span of the powers, in columns that are nearly orthogonal.
+
+    Args:
+      x: the variable.
+      degree: the highest one, at least 1.
+      domain: what is mapped to [-1, 1].
+
+    >>> chebyshev(jnp.array([0.5]), 3).tolist()
+    [[0.5, -0.5, -1.0]]
+    """
+    _check(x, degree, "working")
+    low, high = _interval("domain", domain)
+    t = (2 * jnp.asarray(x) - (low + high)) / (high - low)
+    columns = [jnp.ones_like(t), t]
+    for _ in range(degree - 1):
+        columns.append(2 * t * columns[-1] - columns[-2])
+    return jnp.stack(columns[1:], axis=1)
+
+
+def fourier(x: Float[Array, " n"], num_frequencies: int, *, period: float) -> Float[Array, "n 2*num_frequencies"]:
+    """``cos(2 pi k x / period)`` and ``sin(2 pi k x / period)`` for ``k = 1, ..., num_frequencies``, in turn.
+
+    >>> [round(abs(each), 3) for each in fourier(jnp.array([0.25]), 1, period=1.0)[0].tolist()]
+    [0.0, 1.0]
+    """
+    _check(x, num_frequencies, "working")
+    angles = 2 * jnp.pi / period * jnp.asarray(x)[:, None] * jnp.arange(1, num_frequencies + 1)
+    return jnp.stack([jnp.cos(angles), jnp.sin(angles)], axis=2).reshape(len(angles), -1)
+
+
+def b_spline(
+    x: Float[Array, " n"], knots: Sequence[float] | Float[Array, " k"], *, degree: int = 3
+) -> Float[Array, "n columns"]:
+    """B-splines on ``knots``, without the first: beside an intercept they span all splines of the degree.
+
+    De Boor's recurrence. Outside the knots the outermost polynomials go on.
+
+    Args:
+      x: the variable.
+      knots: increasing, ends included; at least two.
+      degree: of the pieces, at least 1; 3 for cubic.
+
+    Returns:
+      ``[n, k + degree - 2]``.
+
+    >>> b_spline(jnp.array([0.0, 0.25, 1.0]), [0.0, 0.5, 1.0], degree=1).tolist()
+    [[0.0, 0.0], [0.5, 0.0], [0.0, 1.0]]
+    """
+    _check(x, degree, "working")
+    x, knots = jnp.asarray(x), jnp.asarray(knots)
+    if knots.ndim != 1 or len(knots) < 2:
+        raise InputError(f"knots: got shape {knots.shape}, needs [k] with k of at least 2")
+    knots = knots.astype(x.dtype)
+    inside = jnp.clip(jnp.searchsorted(knots, x, side="right") - 1, 0, len(knots) - 2) + degree
+    ends = [jnp.full(degree, knots[0]), knots, jnp.full(degree, knots[-1])]
+    t = jnp.concatenate(ends)
+    columns = (inside[:, None] == jnp.arange(len(t) - 1)).astype(x.dtype)
+    for order in range(1, degree + 1):
+        span = t[order:-1] - t[: -order - 1]
+        next_span = t[order + 1 :] - t[1:-order]
+        rising = (x[:, None] - t[: -order - 1]) / jnp.where(span > 0, span, 1)
+        falling = (t[order + 1 :] - x[:, None]) / jnp.where(next_span > 0, next_span, 1)
+        left = jnp.where(span > 0, rising * columns[:, :-1], 0)
+        columns = left + jnp.where(next_span > 0, falling * columns[:, 1:], 0)
+    return columns[:, 1:]
+
+
+def _interval(name: str, ends: tuple[float, float]) -> tuple[float, float]:
+    low, high = ends
+    if not low < high:
+        raise InputError(f"{name}: got {ends}, needs its lower end first")
+    return low, high

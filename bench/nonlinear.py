@@ -1,0 +1,130 @@
+"""How fast is nonlinear least squares, one curve and thousands of them, beside scipy's curve_fit with its Jacobian?
+
+    python bench/nonlinear.py [--quick] [--rounds 5]
+
+One JSON line a candidate. Candidates of a question take turns in one process, and ``ratio`` is the median of jaxmodels
+over that candidate's: below 1, jaxmodels is faster. Compilation is timed apart. Same model, same starts; both sides
+give standard errors, and ``difference`` is the largest of the parameters, in standard errors. curve_fit is timed on
+``timed_on`` of the curves where all would take minutes. The last question has no other side: it is one call.
+
+Last run (two shared cores, jax 0.10.2, --quick --rounds 3), ratios: one fit of 1000 x 4 1.06, 200 together 0.78,
+1000 of 140 x 5 0.75.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import platform
+import time
+from importlib import metadata
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy import optimize
+
+from jaxmodels.regression import nonlinear
+
+# height, rate, level, slope; the fifth: place of a peak that is left out of the four.
+TRUTH = np.array([3.0, 0.8, 1.0, 0.1, 4.0])
+START = np.array([1.0, 1.0, 0.0, 0.0, 3.5])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="small sizes, to see that everything runs")
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    jax.config.update("jax_enable_x64", True)
+    many, most = (200, 1_000) if options.quick else (10_000, 160_000)
+    compare(1, num_points=1000, num_params=4, rounds=5 * options.rounds)
+    compare(many, num_points=1000, num_params=4, rounds=options.rounds)
+    compare(most, num_points=140, num_params=5, rounds=1)
+
+
+def curve(params, x, exp=jnp.exp):
+    mean = params[0] * exp(-params[1] * x) + params[2] + params[3] * x
+    return mean if len(params) == 4 else mean + exp(-((x - params[4]) ** 2))
+
+
+def jacobian(x, *params) -> np.ndarray:
+    fall = np.exp(-params[1] * x)
+    columns = [fall, -params[0] * x * fall, np.ones_like(x), x]
+    if len(params) == 5:
+        columns.append(2 * (x - params[4]) * np.exp(-((x - params[4]) ** 2)))
+    return np.stack(columns, axis=1)
+
+
+@functools.partial(jax.jit, static_argnames="num_params")
+def jaxmodels_fit(x, y, *, num_params):
+    def one(y):
+        solution = nonlinear.fit(curve, jnp.asarray(START[:num_params]), x, y)
+        return solution.params, nonlinear.infer(solution).standard_error, solution.status
+
+    return one(y[0]) if len(y) == 1 else jax.vmap(one)(y)
+
+
+def scipy_fit(x, y, *, num_params):
+    def function(x, *params):
+        return curve(params, x, np.exp)
+
+    def one(y):
+        try:
+            return optimize.curve_fit(function, x, y, START[:num_params], jac=jacobian)[0]
+        except RuntimeError:  # no convergence
+            return np.full(num_params, np.nan)
+
+    return np.array([one(each) for each in y])
+
+
+def compare(num_curves: int, *, num_points: int, num_params: int, rounds: int) -> None:
+    random = np.random.default_rng(0)
+    x = np.linspace(0, 6, num_points)
+    truth = TRUTH[:num_params] * random.uniform(0.8, 1.2, (num_curves, num_params))
+    noise = 0.05 * random.normal(size=(num_curves, num_points))
+    y = curve(truth.T[..., None], x, np.exp) + noise
+    part = min(num_curves, 1000)
+    data = jax.device_put((x, y))
+    start = time.perf_counter()
+    ours = jax.block_until_ready(jaxmodels_fit(*data, num_params=num_params))
+    compile_seconds = time.perf_counter() - start
+    params, error, status = (np.asarray(each) for each in ours)
+    theirs = scipy_fit(x, y[:part], num_params=num_params)
+    difference = np.abs(params.reshape(-1, num_params)[:part] - theirs) / error.reshape(-1, num_params)[:part]
+    times = {"jaxmodels": [], "curve_fit": []}
+    for _ in range(rounds):
+        start = time.perf_counter()
+        jax.block_until_ready(jaxmodels_fit(*data, num_params=num_params))
+        times["jaxmodels"].append(time.perf_counter() - start)
+        start = time.perf_counter()
+        scipy_fit(x, y[:part], num_params=num_params)
+        times["curve_fit"].append((time.perf_counter() - start) * num_curves / part)
+    medians = {name: float(np.median(each)) for name, each in times.items()}
+    for name, seconds in medians.items():
+        line = {
+            "question": f"{num_curves} of {num_points} x {num_params}",
+            "candidate": name,
+            "milliseconds": round(1e3 * seconds, 3),
+            "ratio": round(medians["jaxmodels"] / seconds, 4),
+            "difference": float(f"{np.nanmax(difference):.1e}"),
+            "rounds": rounds,
+        }
+        if name == "jaxmodels":
+            line |= {
+                "compile_milliseconds": round(1e3 * (compile_seconds - seconds)),
+                "failed": int((status != 0).sum()),
+            }
+        else:
+            line |= {"timed_on": part, "failed": int(np.isnan(theirs).any(axis=1).sum())}
+        print(json.dumps(line | versions()), flush=True)
+
+
+def versions() -> dict[str, str]:
+    found = {"python": platform.python_version(), "machine": platform.processor() or platform.machine()}
+    return found | {library: metadata.version(library) for library in ("jax", "jaxlib", "numpy", "scipy")}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,265 @@
+"""Nonlinear least squares by the method of Levenberg and Marquardt, in the trust-region form of Moré.
+
+    minimise  sum_i rho(r_i(b)^2),    step = argmin |z - R s|^2 + damping |D s|^2,    |D s| <= radius
+
+R is the triangular factor of the Jacobian of -r and ``z = Q'r``; D holds the largest lengths that its columns have had,
+so that the units of the parameters do not matter; the damping is sought so that the step has the length of the radius.
+A step is taken if the cost falls enough of what the linear model promised. The fit has converged when ``|z| / |r|``,
+the length of the undamped step in units of its own uncertainty (Bates and Watts), is small, or when that step is small
+beside each parameter; where rounding hides further progress of the cost, steps are judged by ``|z|`` alone.
+
+Linear parameters, the first ones, are eliminated (variable projection, with Kaufman's Jacobian): put first in R, they
+leave in its lower corner the projected problem of the others. Bounds hold by projection: a parameter that lies on one
+and would leave takes no part in the step.
+
+Sources: Moré, The Levenberg-Marquardt algorithm: implementation and theory (1978); Golub and Pereyra (1973); Kaufman
+(1975); Bates and Watts, A relative offset orthogonality convergence criterion (1981); Kanzow, Yamashita and Fukushima
+(2004) for bounds. The initial radius is one length of the starting point, 100 in MINPACK: a first step many times
+longer than the start lands where nothing can be learnt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from jaxmodels.core import Status
+from jaxmodels.numerics import qr
+from jaxmodels.numerics.problem import matmul
+from jaxmodels.numerics.robust import LEAST_CURVATURE, Rho
+
+RUNNING = -1
+LEAST_GAIN, POOR_GAIN, GOOD_GAIN = 1e-4, 0.25, 0.75
+MAX_DAMPINGS = 10
+
+
+class Problem(NamedTuple):
+    """What is minimised; static but for the bounds and ``magnitude``."""
+
+    residuals: Callable[[Array], Array]
+    """``[p] -> [m]``."""
+    loss: Callable[[Array], Rho]
+    num_linear: int
+    """So many parameters, the first, enter linearly."""
+    lower: Float[Array, " p"] | None
+    upper: Float[Array, " p"] | None
+    """Of both bounds, ``None`` where there are none."""
+    magnitude: Float[Array, ""]
+    """``|r|`` is the difference of terms as large as this: what its rounding is measured by."""
+    tolerance: float
+    max_steps: int
+
+
+class Linearised(NamedTuple):
+    """``cost(params + s) ~ cost - |rotated|^2 + |rotated - upper s|^2``."""
+
+    params: Float[Array, " p"]
+    cost: Float[Array, ""]
+    """Infinite where the residuals or their derivatives are not finite."""
+    upper: Float[Array, "p p"]
+    inverse: Float[Array, "p p"]
+    """Zero rows and columns for a parameter that is held: it lies on its bound, or depends on the others."""
+    rotated: Float[Array, " p"]
+
+
+class State(NamedTuple):
+    """Where a fit stands."""
+
+    at: Linearised
+    trial: Float[Array, " p"]
+    """Where the next turn looks."""
+    scale: Float[Array, " p"]
+    radius: Float[Array, ""]
+    damping: Float[Array, ""]
+    rejected: Int[Array, ""]
+    """Steps in a row that were not taken."""
+    num_steps: Int[Array, ""]
+    """Of which the first looks at the starting point."""
+    status: Int[Array, ""]
+
+
+def start(problem: Problem, params: Float[Array, " p"]) -> State:
+    """The state before anything is known but where to begin."""
+    square = jnp.zeros((len(params),) * 2, params.dtype)
+    at = Linearised(params, jnp.asarray(jnp.inf, params.dtype), square, square, jnp.zeros_like(params))
+    zero, count = jnp.zeros((), params.dtype), jnp.zeros((), jnp.int32)
+    return State(at, params, jnp.zeros_like(params[problem.num_linear :]), zero, zero, count, count, count + RUNNING)
+
+
+def unfinished(state: State) -> Array:
+    """Whether there is a step to take."""
+    return state.status == RUNNING
+
+
+def turn(problem: Problem, state: State) -> State:
+    """Look at the trial point, move there or not, and choose the next."""
+    q = problem.num_linear
+    at, first = state.at, state.num_steps == 0
+    new = _hold(problem, linearise(problem, state.trial))
+    step = (state.trial - at.params)[q:]
+    gain = jnp.where(first, jnp.where(jnp.isfinite(new.cost), 1, -1), _gain(problem, at, new, step))
+    taken = gain > LEAST_GAIN
+    length = jnp.linalg.norm(state.scale * step)
+    shorter = ~taken | ((gain < POOR_GAIN) & ~_rounded(problem, at))
+    radius = jnp.where(gain > GOOD_GAIN, jnp.maximum(state.radius, 2 * length), state.radius)
+    radius = jnp.where(shorter, POOR_GAIN * jnp.minimum(length, state.radius), radius)
+    scale = jnp.where(taken, _lengths(problem, new, state.scale), state.scale)
+    reach = jnp.linalg.norm(scale * new.params[q:])
+    after = State(
+        at=jax.tree.map(lambda moved, still: jnp.where(taken, moved, still), new, at),
+        trial=state.trial,
+        scale=scale,
+        radius=jnp.where(first, jnp.where(reach > 0, reach, 1), radius),
+        damping=state.damping,
+        rejected=jnp.where(taken, 0, state.rejected + 1),
+        num_steps=state.num_steps + 1,
+        status=state.status,
+    )
+    unmoved = jnp.all(jnp.abs(step) <= jnp.finfo(step.dtype).eps * jnp.abs(at.params[q:]))
+    status = jnp.where(first & ~taken, Status.nonfinite, _status(problem, after, unmoved & ~taken & ~first))
+    move, damping = _damped_step(problem, after)
+    trial = after.at.params.at[q:].add(move)
+    trial = trial if problem.lower is None else jnp.clip(trial, problem.lower, problem.upper)
+    return after._replace(trial=trial, damping=damping, status=status.astype(jnp.int32))
+
+
+# The linear model ----------------------------------------------------------------------------------------------------
+
+
+def linearise(problem: Problem, params: Float[Array, " p"]) -> Linearised:
+    """The residuals and their Jacobian at ``params``, whose linear part is first put where it is best."""
+    q = problem.num_linear
+    if q:
+        residuals, jacobian = rows(problem, params, q)
+        factor = _triangle(jnp.where(jnp.isfinite(jacobian), jacobian, 0)).inverse
+        params = params.at[:q].add(matmul(factor, matmul(factor.T, matmul(jacobian, residuals))))
+    residuals, jacobian = rows(problem, params, len(params))
+    rho = problem.loss(residuals**2)
+    curvature = jnp.maximum(rho.curvature, LEAST_CURVATURE * rho.slope)
+    root = jnp.sqrt(curvature)
+    cost = jnp.sum(rho.value)
+    finite = jnp.isfinite(cost) & jnp.isfinite(jnp.sum(jnp.abs(jacobian)))
+    jacobian = jnp.where(finite, root * jacobian, 0)
+    residuals = jnp.where(finite & (curvature > 0), residuals * rho.slope / jnp.where(curvature > 0, root, 1), 0)
+    triangle = _triangle(jacobian)
+    rotated = matmul(triangle.inverse.T, matmul(jacobian, residuals))
+    return Linearised(params, jnp.where(finite, cost, jnp.inf), triangle.upper, triangle.inverse, rotated)
+
+
+def rows(problem: Problem, params: Array, num_columns: int) -> tuple[Array, Array]:
+    """``r`` and ``-dr/db``, a row for each of the first parameters."""
+    residuals, push = jax.linearize(problem.residuals, params)
+    return residuals, -jax.vmap(push)(jnp.eye(len(params), dtype=params.dtype)[:num_columns])
+
+
+def _triangle(jacobian: Array) -> qr.Triangle:
+    # A step needs no more digits than this; the gradient that it is to bring to zero is accurate in any case.
+    trusted = float(jnp.finfo(jacobian.dtype).eps) ** -0.25
+    return qr.triangle(jacobian.T, dependent=qr.DEPENDENT, trusted=trusted)
+
+
+def _hold(problem: Problem, at: Linearised) -> Linearised:
+    """Without the parameters that lie on a bound and would leave."""
+    if problem.lower is None:
+        return at
+    held = on_bound(problem, at.params, matmul(at.upper.T, at.rotated))
+    upper = jnp.where(held, 0, at.upper)
+    triangle = qr.triangle(upper, dependent=qr.DEPENDENT)
+    rotated = matmul(triangle.inverse.T, matmul(upper.T, at.rotated))
+    return Linearised(at.params, at.cost, triangle.upper, triangle.inverse, rotated)
+
+
+def on_bound(problem: Problem, params: Float[Array, " p"], descent: Float[Array, " p"]) -> Array:
+    """Which parameters lie on a bound with the descent direction pointing out."""
+    if problem.lower is None or problem.upper is None:
+        return jnp.zeros(params.shape, bool)
+    return ((params <= problem.lower) & (descent <= 0)) | ((params >= problem.upper) & (descent >= 0))
+
+
+def _lengths(problem: Problem, at: Linearised, least: Array | float) -> Array:
+    """D: column lengths, never less than they were."""
+    lengths = qr.column_lengths(at.upper[problem.num_linear :, problem.num_linear :])
+    lengths = jnp.maximum(lengths, least)
+    return jnp.where(lengths > 0, lengths, 1)
+
+
+# The step ------------------------------------------------------------------------------------------------------------
+
+
+class _Nonlinear(NamedTuple):
+    """The corner of the model that the nonlinear parameters have to themselves."""
+
+    params: Array
+    upper: Array
+    inverse: Array
+    rotated: Array
+
+
+def _nonlinear(problem: Problem, at: Linearised) -> _Nonlinear:
+    q = problem.num_linear
+    return _Nonlinear(at.params[q:], at.upper[q:, q:], at.inverse[q:, q:], at.rotated[q:])
+
+
+def _damped_step(problem: Problem, state: State) -> tuple[Array, Array]:
+    """The step of the length of the radius, to a tenth, and its damping (Moré 1978, section 5)."""
+    at, scale, radius = _nonlinear(problem, state.at), state.scale, state.radius
+    newton = matmul(at.inverse, at.rotated)
+    gradient = matmul(at.upper.T, at.rotated)
+    most = jnp.linalg.norm(gradient / scale) / radius
+    inside = jnp.linalg.norm(scale * newton) <= 1.1 * radius
+    first = jnp.where((state.damping > 0) & (state.damping <= most), state.damping, 1e-3 * most)
+
+    def improve(carry):
+        count, _, _, damping, low, high, _ = carry
+        factor = qr.triangle(at.upper, penalty=damping * scale**2).inverse
+        step = matmul(factor, matmul(factor.T, gradient))
+        length = jnp.linalg.norm(scale * step)
+        excess = length - radius
+        slope = matmul(factor.T, scale**2 * step / jnp.where(length > 0, length, 1))
+        low, high = jnp.where(excess > 0, damping, low), jnp.where(excess < 0, damping, high)
+        next_damping = damping + excess / radius / jnp.sum(slope**2)
+        within = (next_damping >= low) & (next_damping <= high)
+        next_damping = jnp.where(within, next_damping, jnp.maximum(1e-3 * high, jnp.sqrt(low * high)))
+        return count + 1, step, damping, next_damping, low, high, jnp.abs(excess) <= 0.1 * radius
+
+    def searching(carry):
+        return ~carry[-1] & (carry[0] < MAX_DAMPINGS)
+
+    carry = (0, newton, jnp.zeros_like(first), first, jnp.zeros_like(first), most, inside)
+    _, step, damping, *_ = lax.while_loop(searching, improve, carry)
+    return step, damping
+
+
+def _gain(problem: Problem, at: Linearised, new: Linearised, step: Array) -> Array:
+    """The fall of the cost over the fall that was promised; that of ``|rotated|^2`` where rounding hides the former."""
+    before = _nonlinear(problem, at)
+    move = matmul(before.upper, step)
+    promised = jnp.sum(move * (2 * before.rotated - move))
+    fall = (at.cost - new.cost) / jnp.where(promised > 0, promised, jnp.inf)
+    squares, new_squares = (jnp.sum(_nonlinear(problem, each).rotated ** 2) for each in (at, new))
+    turned = 1 - new_squares / jnp.where(squares > 0, squares, 1)
+    gain = jnp.where(_rounded(problem, at), turned, fall)
+    return jnp.where(jnp.isfinite(new.cost) & jnp.isfinite(gain), gain, -1)
+
+
+def _rounded(problem: Problem, at: Linearised) -> Array:
+    """Whether the undamped step promises less than rounding leaves uncertain in the cost."""
+    eps = jnp.finfo(at.cost.dtype).eps
+    uncertain = 100 * eps * (at.cost + jnp.sqrt(at.cost) * problem.magnitude)
+    return jnp.sum(_nonlinear(problem, at).rotated ** 2) <= uncertain
+
+
+def _status(problem: Problem, state: State, unmoved: Array) -> Array:
+    at = _nonlinear(problem, state.at)
+    offset = jnp.sum(at.rotated**2) <= problem.tolerance**2 * state.at.cost
+    short = jnp.abs(matmul(at.inverse, at.rotated)) <= problem.tolerance * jnp.abs(at.params)
+    rounded = _rounded(problem, state.at)
+    done = offset | jnp.all(short) | (rounded & (state.rejected >= 2))
+    running = jnp.where(state.num_steps >= problem.max_steps, Status.max_steps, RUNNING)
+    running = jnp.where(unmoved & ~rounded, Status.stalled, running)
+    return jnp.where(done, Status.ok, running).astype(jnp.int32)

@@ -1,0 +1,192 @@
+"""Nonlinear least squares against scipy, closed forms and itself."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from scipy import optimize
+
+from jaxmodels import losses, train
+from jaxmodels.core import Batch, InputError, Status
+from jaxmodels.regression import nonlinear
+
+X = np.linspace(0, 5, 40)
+Y = 3 * np.exp(-0.7 * X) + 0.05 * np.random.default_rng(0).normal(size=40)
+START = np.array([1.0, 1.0])
+
+
+def decay(params, x):
+    return params[0] * jnp.exp(-params[1] * x)
+
+
+def scipy_residuals(params):
+    return params[0] * np.exp(-params[1] * X) - Y
+
+
+@pytest.mark.parametrize("loss", ["huber", "soft_l1", "cauchy"])
+def test_robust_losses_against_scipy(x64, loss):
+    y = Y.copy()
+    y[[3, 17, 30]] += [5, -4, 8]
+    solution = nonlinear.fit(decay, START, X, y, loss=loss, loss_scale=0.1)
+    theirs = optimize.least_squares(
+        lambda b: b[0] * np.exp(-b[1] * X) - y, START, loss=loss, f_scale=0.1, xtol=1e-15, ftol=1e-15, gtol=1e-12
+    )
+    assert int(solution.status) == Status.ok
+    assert float(solution.stats.cost) <= 2 * theirs.cost * (1 + 1e-12)
+    np.testing.assert_allclose(solution.params, theirs.x, rtol=2e-6)
+
+
+def test_tukey_ignores_wild_values(x64):
+    y = Y.copy()
+    y[[3, 17, 30]] += [5, -4, 8]
+    keep = np.ones(40, bool)
+    keep[[3, 17, 30]] = False
+    robust = nonlinear.fit(decay, np.array([3.0, 0.6]), X, y, loss="tukey", loss_scale=0.5)
+    without = nonlinear.fit(decay, np.array([3.0, 0.6]), X, y, loss="tukey", loss_scale=0.5, mask=keep)
+    np.testing.assert_allclose(robust.params, without.params, rtol=1e-8)
+    assert np.abs(robust.params - np.array([3, 0.7])).max() < 0.1
+
+
+def test_bounds_against_scipy(x64):
+    """One bound holds: the other parameter is where it belongs given that."""
+    solution = nonlinear.fit(decay, np.array([1.0, 0.3]), X, Y, bounds=(jnp.array([0.0, 0.0]), jnp.array([10.0, 0.5])))
+    height = np.sum(Y * np.exp(-0.5 * X)) / np.sum(np.exp(-1.0 * X))
+    assert int(solution.status) == Status.ok
+    np.testing.assert_allclose(solution.params, [height, 0.5], rtol=1e-9)
+    assert solution.stats.free.tolist() == [True, False]
+    error = nonlinear.infer(solution).standard_error
+    assert np.isfinite(error[0])
+    assert np.isnan(error[1])
+
+
+def test_infer_against_curve_fit(x64):
+    sigma = np.linspace(0.03, 0.09, 40)
+    solution = nonlinear.fit(decay, START, X, Y, sigma=sigma)
+    for absolute in (False, True):
+        params, covariance = optimize.curve_fit(
+            lambda x, a, b: a * np.exp(-b * x), X, Y, START, sigma, absolute, xtol=1e-14, ftol=1e-14
+        )
+        found = nonlinear.infer(solution, absolute_sigma=absolute)
+        np.testing.assert_allclose(found.estimate, params, rtol=1e-7)
+        np.testing.assert_allclose(found.covariance, covariance, rtol=1e-5)
+    half_life = nonlinear.infer(solution, of=lambda params: jnp.log(2) / params[1])
+    slope = np.log(2) / solution.params[1] ** 2
+    np.testing.assert_allclose(half_life.standard_error, slope * np.sqrt(solution.stats.covariance[1, 1]), rtol=1e-12)
+
+
+def test_lanes_alone_and_together(x64):
+    """Ragged lanes, one that is hopeless and one that does not converge: the others stay as they are, bit for bit."""
+    num_lanes = 24
+    rates = np.linspace(0.2, 3, num_lanes)
+    y = np.exp(-rates[:, None] * X) * 2 + 0.01 * np.random.default_rng(1).normal(size=(num_lanes, 40))
+    mask = np.arange(40) < np.linspace(10, 40, num_lanes)[:, None]
+    y = np.where(mask, y, np.nan)
+    together = jax.jit(jax.vmap(lambda y, mask: nonlinear.fit(decay, START, X, y, mask=mask)))
+    healthy = together(y, mask)
+    assert not healthy.status.any()
+    y[5, 0] = np.nan
+    spoilt = together(y, mask)
+    others = np.arange(num_lanes) != 5
+    assert int(spoilt.status[5]) == Status.nonfinite
+    assert np.isnan(spoilt.params[5]).all()
+    for one, two in zip(jax.tree.leaves(healthy), jax.tree.leaves(spoilt), strict=True):
+        np.testing.assert_array_equal(one[others], two[others])
+    for lane in (0, 11, 23):
+        alone = nonlinear.fit(decay, START, X, y[lane], mask=mask[lane])
+        np.testing.assert_allclose(healthy.params[lane], alone.params, rtol=1e-9)
+        cut = mask[lane]
+        np.testing.assert_allclose(
+            healthy.params[lane],
+            optimize.curve_fit(lambda x, a, b: a * np.exp(-b * x), X[cut], y[lane][cut], START, xtol=1e-14)[0],
+            rtol=1e-6,
+        )
+
+
+def test_gradient_against_finite_differences(x64):
+    def rate(y, upper):
+        bounds = (jnp.array([0.0, 0.0]), jnp.stack([upper, 10.0 + 0 * upper]))
+        return nonlinear.fit(decay, START, X, y, bounds=bounds).params[1]
+
+    y, step = jnp.asarray(Y), 1e-5
+    for upper in (jnp.array(10.0), jnp.array(2.5)):  # free, and held by its bound
+        slopes, bound_slope = jax.jit(jax.grad(rate, argnums=(0, 1)))(y, upper)
+        for i in (0, 20):
+            difference = (rate(y.at[i].add(step), upper) - rate(y.at[i].add(-step), upper)) / (2 * step)
+            np.testing.assert_allclose(slopes[i], difference, rtol=1e-4, atol=1e-9)
+        difference = (rate(y, upper + step) - rate(y, upper - step)) / (2 * step)
+        np.testing.assert_allclose(bound_slope, difference, rtol=1e-4, atol=1e-9)
+
+
+def test_a_parameter_too_many(x64):
+    solution = nonlinear.fit(lambda b, x: (b[0] + b[1]) * jnp.exp(-b[2] * x), np.ones(3), X, Y)
+    assert int(solution.status) == Status.rank_deficient
+    theirs = optimize.least_squares(scipy_residuals, START).cost
+    np.testing.assert_allclose(solution.stats.cost, 2 * theirs, rtol=1e-8)
+
+
+def test_gradient_descent_ends_where_fit_does():
+    x, y = jnp.asarray(X, jnp.float32), jnp.asarray(Y, jnp.float32)
+    runner = train.trainer(
+        nonlinear.model(decay, jnp.asarray(START, jnp.float32)), loss=losses.squared_error, optimizer=optax.adam(0.05)
+    )
+    state = runner.init(jax.random.key(0), Batch(x, y))
+    for _ in range(600):
+        state, _ = runner.step(state, Batch(x, y))
+    exact = nonlinear.fit(decay, jnp.asarray(START, jnp.float32), x, y)
+    assert exact.params.dtype == jnp.float32
+    assert int(exact.status) == Status.ok
+    np.testing.assert_allclose(state.params, exact.params, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"loss": "l1"}, "loss: got 'l1'"),
+        ({"loss": "huber", "linear": (0,)}, "linear: got it with loss='huber'"),
+        ({"linear": (2,)}, "linear: no 2"),
+        ({"linear": (0, 1)}, "linear: names every parameter"),
+        ({"tolerance": 0.0}, "tolerance: got 0.0"),
+        ({"max_steps": 0}, "max_steps: got 0"),
+        ({"bounds": 1.0}, "bounds: got float"),
+        ({"sigma": np.ones(3)}, r"sigma: got shape \(3,\)"),
+        ({"mask": np.ones(40)}, "mask: got shape"),
+        ({"function": lambda b, x: x[:3]}, r"function: returns shape \(3,\), needs that of y, \(40,\)"),
+        ({"function": None}, "function: got NoneType"),
+        ({"params": np.ones(41), "function": lambda b, x: x * b[0]}, "params: 41 numbers for 40 values"),
+    ],
+)
+def test_bad_arguments(change, message):
+    arguments = {"function": decay, "params": START, "x": X, "y": Y} | change
+    with pytest.raises(InputError, match=message):
+        nonlinear.fit(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"params": np.array([np.nan, 1.0])}, "function: not finite at the start in 40 of 40"),
+        ({"y": np.where(X > 4, np.nan, Y)}, "y: not finite"),
+    ],
+)
+def test_bad_values(x64, change, message):
+    with pytest.raises(InputError, match=message):
+        nonlinear.fit(**({"function": decay, "params": START, "x": X, "y": Y} | change))
+
+
+@pytest.mark.parametrize(
+    ("start", "lower", "upper", "message"),
+    [
+        (START, [0.0, 3.0], [9.0, 2.0], "bounds: lower 3 is not below upper 2"),
+        (START, [0.0, 0.0], [9.0, 0.5], "params: start 1 of parameter 1 lies outside"),
+    ],
+)
+def test_bad_bounds(x64, start, lower, upper, message):
+    bounds = (jnp.array(lower), jnp.array(upper))
+    with pytest.raises(InputError, match=message):
+        nonlinear.fit(decay, start, X, Y, bounds=bounds)
+    traced = jax.jit(lambda start: nonlinear.fit(decay, start, X, Y, bounds=bounds))(start)
+    assert int(traced.status) == Status.invalid_input
+    assert np.isnan(traced.params).all()
