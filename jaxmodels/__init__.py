@@ -18,6 +18,7 @@ _MODULES = {
     "encode": "preprocess.encode",
     "epochs": "epochs",
     "estimators": "estimators",
+    "elastic_net": "regression.elastic_net",
     "evaluate": "evaluate",
     "families": "families",
     "glm": "regression.glm",
@@ -66,7 +67,7 @@ if TYPE_CHECKING:
     from jaxmodels.data import tables
     from jaxmodels.networks import embeddings, mlp, resnet
     from jaxmodels.preprocess import encode, images, split, tabular
-    from jaxmodels.regression import basis, glm, inference, linear, nonlinear, resampling, streaming
+    from jaxmodels.regression import basis, elastic_net, glm, inference, linear, nonlinear, resampling, streaming
 
 
 def __getattr__(name: str):

@@ -73,3 +73,10 @@ def test_nonlinear_regression():
     assert low < 0.866 < high
     assert abs(float(re.search(r"cauchy: rate (\d\.\d+)", out)[1]) - 0.8) < 0.1
     assert "200 curves: 200 converged" in out
+
+
+def test_elastic_net():
+    out = run("07_elastic_net.py", 20)
+    assert "smallest loss: l1_ratio" in out
+    assert re.search(r"one standard error: .*\n  columns \[0, 1, 2, 3, 4", out)
+    assert float(re.search(r"d alpha = (\S+)", out)[1]) < 0
