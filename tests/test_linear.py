@@ -548,6 +548,7 @@ X, Y = np.float32(np.arange(4)[:, None] ** np.arange(1, 3)), np.ones(4, np.float
         ({"weights": -Y}, "weights: 4 negative, first -1 in row 0"),
         ({"weights": 0 * Y}, "weights: 0 in every row"),
         ({"mask": Y < 0}, "mask: leaves out every row"),
+        ({"mask": Y / 2}, "mask: got dtype float32, needs booleans"),
         ({"x": np.where(X == 3, np.nan, X)}, "x: 1 values that are not finite in 1 rows, first NaN in row 3"),
         ({"y": np.where(Y > 0, np.inf, Y)}, "y: 4 values that are not finite in 4 rows, first infinite in row 0"),
         ({"weights": Y * np.nan}, "weights: 4 values that are not finite"),

@@ -44,7 +44,7 @@ def read(x: Any, y: Any, *, weights: Any = None, mask: Any = None, offset: Any =
         x=high,
         y=y,
         weights=None if weights is None else _rows("weights", weights, high),
-        mask=None if mask is None else _rows("mask", mask, high),
+        mask=None if mask is None else _mask(mask, high),
         offset=None if offset is None else _offset(offset, y),
         l2=_penalty(l2, high.shape[1]),
         x_low=x_low,
@@ -137,6 +137,13 @@ def _rows(name: str, values: Any, x: Array) -> Array:
     if array.shape != x.shape[:1]:
         raise InputError(f"{name}: got shape {array.shape}, needs one number a row, {x.shape[:1]} as x {x.shape} has")
     return jnp.asarray(array)
+
+
+def _mask(values: Any, x: Array) -> Array:
+    array = _rows("mask", values, x)
+    if array.dtype.kind not in "biu":
+        raise InputError(f"mask: got dtype {array.dtype}, needs booleans; shares of a row are weights")
+    return array
 
 
 def _offset(values: Any, y: Array) -> Array:
