@@ -13,6 +13,8 @@ from jaxmodels import families
 from jaxmodels.core import InputError, Status, raise_if_failed
 from jaxmodels.regression import elastic_net
 
+pytestmark = pytest.mark.slow
+
 N, D = 60, 8
 GLMNET = [
     (name, mixing, standardize) for name in ("quickstart",) for mixing in ("0", "0.5", "1") for standardize in (0, 1)

@@ -19,6 +19,8 @@ from jaxmodels.numerics import double_double as dd
 from jaxmodels.numerics import refinement
 from jaxmodels.regression import basis, linear
 
+pytestmark = pytest.mark.slow
+
 DEGREES = {"Filip": 10, "Pontius": 2} | {f"Wampler{k}": 5 for k in range(1, 6)}
 WITHOUT_INTERCEPT = ("NoInt1", "NoInt2")
 NAMES = ["Filip", "Longley", "NoInt1", "NoInt2", "Norris", "Pontius", *(f"Wampler{k}" for k in range(1, 6))]

@@ -12,6 +12,8 @@ import pytest
 from jaxmodels.core import Status
 from jaxmodels.regression import nonlinear
 
+pytestmark = pytest.mark.slow
+
 
 def saturation(b, x):
     return b[0] * (1 - jnp.exp(-b[1] * x))

@@ -14,6 +14,8 @@ from jaxmodels.numerics import double_double as dd
 from jaxmodels.numerics import refinement
 from jaxmodels.regression import basis
 
+pytestmark = pytest.mark.slow
+
 mpmath.mp.dps = 80
 least_squares = jax.jit(refinement.least_squares)
 

@@ -13,6 +13,8 @@ import scipy.stats
 from jaxmodels.core import InputError
 from jaxmodels.regression import inference, linear, resampling
 
+pytestmark = pytest.mark.slow
+
 N, D = 30, 2
 KEY = jax.random.key(3)
 
