@@ -165,7 +165,9 @@ def _first_factor(problem: _Problem, center: Array | None) -> tuple[_Problem, _F
     lengths = qr.column_lengths(design)
     if problem.penalty is not None:
         lengths = jnp.hypot(lengths, jnp.sqrt(problem.penalty))
-    missing = jnp.where(first.kept, 0, lengths)
+    whole = lengths if center is None else jnp.hypot(lengths, center * lengths[0])
+    # A constant column has nothing left about its center: it counts as its rounding.
+    missing = jnp.where(first.kept, 0, jnp.maximum(lengths, _unit(lengths.dtype) * whole))
     reciprocals = jnp.where(missing > 0, 1 / jnp.where(missing > 0, missing, 1), 0)
     triangle, inverse = first.upper + jnp.diag(missing), first.inverse + jnp.diag(reciprocals)
     unit_columns = 1 / dd.power_of_two(lengths)
@@ -174,7 +176,7 @@ def _first_factor(problem: _Problem, center: Array | None) -> tuple[_Problem, _F
     if center is None:
         scale, exact = unit_columns, dd.as_pair(inverse / unit_columns[:, None])
     else:
-        scale = 1 / dd.power_of_two(jnp.hypot(lengths, center * lengths[0]))
+        scale = 1 / dd.power_of_two(whole)
         triangle = triangle.at[0].add(triangle[0, 0] * center)
         turned = jnp.eye(len(scale), dtype=scale.dtype).at[0].add(-center * scale / scale[0])
         exact = dd.matmul(turned, inverse / scale[:, None])
