@@ -236,7 +236,8 @@ def test_inference_is_statsmodels(kind, rows):
         "aic": theirs.aic,
         "bic": theirs.bic_llf,
     }.items():
-        np.testing.assert_allclose(getattr(result, name), value, rtol=1e-9, err_msg=name)
+        # Their weights are those of the step before the last.
+        np.testing.assert_allclose(getattr(result, name), value, rtol=1e-7, err_msg=name)
 
 
 @pytest.mark.usefixtures("x64")
