@@ -14,6 +14,8 @@ from jax import lax
 from jaxmodels.core import InputError
 from jaxmodels.numerics import double_double as dd
 
+pytestmark = pytest.mark.slow
+
 DTYPES = ["float32", "float64"]
 
 

@@ -15,6 +15,8 @@ import statsmodels.api as sm
 from jaxmodels import families, glm, linear
 from jaxmodels.core import InputError, Status
 
+pytestmark = pytest.mark.slow
+
 NUM_ROWS = 40
 
 

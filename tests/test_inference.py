@@ -15,6 +15,8 @@ from statsmodels.stats.outliers_influence import OLSInfluence
 from jaxmodels.core import InputError
 from jaxmodels.regression import inference, linear
 
+pytestmark = pytest.mark.slow
+
 N, D = 60, 4
 RTOL = 1e-10
 

@@ -15,6 +15,8 @@ import statsmodels.api as sm
 from jaxmodels.core import Batch, InputError, Status
 from jaxmodels.regression import accumulator, inference, linear, streaming
 
+pytestmark = pytest.mark.slow
+
 N, D = 40, 3
 
 
