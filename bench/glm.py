@@ -7,7 +7,8 @@ of jaxmodels' time over that candidate's in the same round: below 1, jaxmodels i
 ``gradient`` is the largest entry of the objective's gradient in float64, over the number of rows, so that all are seen
 to have solved the same problem as well: scikit-learn's tolerances are set where its gradient is about as small.
 
-Last run, two cores of a shared Zen 4 machine, Python 3.11.7, jax 0.10.2, scikit-learn LAST_RUN
+Last run, two cores of a Zen 4 machine that others were using, Python 3.11.7, jax 0.10.2, ratios to newton-cholesky and
+lbfgs: logistic float32 0.10, 3.9 (at 4,500 times our gradient), float64 0.17, 2.7; poisson 0.12, 0.12.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ jaxmodels' default method over that candidate's: below 1, jaxmodels is faster. C
 the largest difference from a float64 Householder solution, relative to the largest coefficient. A candidate that would
 take minutes is timed on a part of the problems, and ``timed_on`` says on how many.
 
-Last run: see RESULT at the end of this file.
+No figures have been kept yet.
 """
 
 from __future__ import annotations

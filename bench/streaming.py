@@ -7,7 +7,7 @@ Prints a JSON line a case: rows a second of ``streaming.accumulate`` (the blocks
 reused), the peak memory of the process after the first tenth of the rows and at the end, and the error of the
 coefficients.
 
-LAST RESULT
+No figures have been kept yet.
 """
 
 from __future__ import annotations
