@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.slow
 EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
 
 
