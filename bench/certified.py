@@ -16,18 +16,14 @@ from __future__ import annotations
 
 import argparse
 import functools
-import importlib.metadata
 import json
-import platform
-import statistics
-import time
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmodels import benchmark
 from jaxmodels.numerics.double_double import DoubleDouble, as_pair
 from jaxmodels.regression import basis, linear
 
@@ -62,30 +58,22 @@ def problem(question: Question, dtype: str) -> tuple[jax.Array | DoubleDouble, j
     return jnp.asarray(columns, dtype), targets
 
 
-def seconds(call: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    jax.block_until_ready(call())
-    return time.perf_counter() - start
-
-
 def measure(question: Question, dtype: str, rounds: int) -> dict:
     x, y = problem(question, dtype)
     calls = {
         "default": functools.partial(jax.jit(lambda x, y: linear.fit(x, y)), as_pair(x).high, y),
         "certified": functools.partial(jax.jit(lambda x, y: linear.fit(x, y, method="certified")), x, y),
     }
-    first = {name: seconds(call) for name, call in calls.items()}
-    times = [{name: seconds(call) for name, call in calls.items()} for _ in range(rounds)]
-    medians = {name: statistics.median(each[name] for each in times) for name in calls}
-    fit = calls["certified"]()
+    timed = benchmark.take_turns(calls, rounds=rounds)
+    fit = timed["certified"].result
     relative = jnp.max(fit.stats.error.coefficients / jnp.abs(fit.params.coefficients))
     return question._asdict() | {
         "dtype": dtype,
-        "default_ms": round(1e3 * medians["default"], 3),
-        "certified_ms": round(1e3 * medians["certified"], 3),
-        "ratio": round(medians["certified"] / medians["default"], 2),
+        "default_ms": round(1e3 * timed["default"].median, 3),
+        "certified_ms": round(1e3 * timed["certified"].median, 3),
+        "ratio": round(timed["certified"].over(timed["default"]).value, 2),
         "relative_error": float(f"{float(relative):.1e}"),
-        "compile_s": {name: round(value, 1) for name, value in first.items()},
+        "compile_s": {name: round(timing.first_seconds, 1) for name, timing in timed.items()},
     }
 
 
@@ -94,10 +82,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=25)
     parser.add_argument("--dtype", choices=("float32", "float64"), default="float64")
     options = parser.parse_args()
-    device = (
-        jax.devices()[0].device_kind if jax.default_backend() != "cpu" else platform.processor() or platform.machine()
-    )
-    print(json.dumps({"device": device, "jax": importlib.metadata.version("jax"), "python": platform.python_version()}))
+    print(json.dumps(benchmark.around()))
     with jax.enable_x64(options.dtype == "float64"):
         for question in QUESTIONS:
             print(json.dumps(measure(question, options.dtype, options.rounds)), flush=True)

@@ -14,19 +14,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
-import time
 import warnings
 from collections.abc import Callable
-from importlib import metadata
 from typing import Any
 
 import jax
 import numpy as np
 
+from jaxmodels import benchmark
 from jaxmodels.regression import elastic_net
 
-LIBRARIES = ("jax", "numpy", "scikit-learn", "skglm")
 OURS = "jaxmodels"
 TOLERANCE = 1e-4  # scikit-learn's default
 
@@ -103,51 +100,31 @@ def singles(x: np.ndarray, y: np.ndarray, alpha: float) -> dict[str, Callable[[]
 
 def report(question: str, dtype: str, x, y, alphas, candidates: dict[str, Callable], rounds: int) -> None:
     """Time the candidates in turns and print a line each."""
-    first, objectives, times = {}, {}, {name: [] for name in candidates}
-    for name, run in candidates.items():
-        start = time.perf_counter()
-        coefficients = run()
-        first[name] = time.perf_counter() - start
-        objectives[name] = objective(x, y, alphas, coefficients)
-    for _ in range(rounds):
-        for name, run in candidates.items():
-            start = time.perf_counter()
-            run()
-            times[name].append(time.perf_counter() - start)
+    timed = benchmark.take_turns(candidates, rounds=rounds)
+    objectives = {name: objective(x, y, alphas, timing.result) for name, timing in timed.items()}
     best = np.min(list(objectives.values()), axis=0)
-    medians = {name: float(np.median(each)) for name, each in times.items()}
-    for name in candidates:
+    for name, timing in timed.items():
         worst = ((objectives[name] - best) / (y.var() / 2)).max()
         assert worst < TOLERANCE or "own criterion" in name, f"{name} misses the tolerance: {worst}"
         line = {
             "question": question,
             "dtype": dtype,
             "candidate": name,
-            "milliseconds": round(1e3 * medians[name], 1),
-            "fastest_milliseconds": round(1e3 * min(times[name]), 1),
-            "ratio": round(medians[OURS] / medians[name], 3),
+            "milliseconds": round(1e3 * timing.median, 1),
+            "fastest_milliseconds": round(1e3 * min(timing.seconds), 1),
+            "ratio": round(timed[OURS].over(timing).value, 3),
             "objective": float(f"{worst:.1e}"),
             "rounds": rounds,
         }
         if name == OURS:
-            line["compile_milliseconds"] = round(1e3 * (first[name] - medians[name]))
-        print(json.dumps(line | versions()), flush=True)
+            line["compile_milliseconds"] = round(1e3 * (timing.first_seconds - timing.median))
+        print(json.dumps(line | benchmark.around()), flush=True)
 
 
 def objective(x: np.ndarray, y: np.ndarray, alphas: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
     """``[num_alphas]``, in float64, with the best intercept."""
     residuals = y.astype(np.float64)[:, None] - x.astype(np.float64) @ coefficients.T.astype(np.float64)
     return residuals.var(axis=0) / 2 + alphas * np.abs(coefficients).sum(axis=1)
-
-
-def versions() -> dict[str, str]:
-    found = {"python": platform.python_version(), "machine": platform.processor() or platform.machine()}
-    for library in LIBRARIES:
-        try:
-            found[library] = metadata.version(library)
-        except metadata.PackageNotFoundError:
-            continue
-    return found | {"backend": jax.default_backend()}
 
 
 if __name__ == "__main__":

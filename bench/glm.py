@@ -14,18 +14,14 @@ lbfgs: logistic float32 0.10, 3.9 (at 4,500 times our gradient), float64 0.17, 2
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
-import platform
-import statistics
-import time
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from jaxmodels import glm
+from jaxmodels import benchmark, glm
 
 
 class Question(NamedTuple):
@@ -70,12 +66,7 @@ def gradient(question: Question, x: np.ndarray, y: np.ndarray, answer: Answer) -
 def ours(question: Question, x: np.ndarray, y: np.ndarray) -> Callable[[], Answer]:
     device_x, device_y = jax.device_put((x, y))
 
-    def run():
-        solution = glm.fit(device_x, device_y, family=question.family, l2=question.l2)
-        jax.block_until_ready(solution)
-        return solution.params
-
-    return run
+    return lambda: glm.fit(device_x, device_y, family=question.family, l2=question.l2).params
 
 
 def scikit_learn(question: Question, x: np.ndarray, y: np.ndarray) -> dict[str, Callable[[], Answer]]:
@@ -97,37 +88,20 @@ def scikit_learn(question: Question, x: np.ndarray, y: np.ndarray) -> dict[str, 
     }
 
 
-def versions() -> dict[str, str]:
-    names = ("jax", "jaxlib", "numpy", "scikit-learn")
-    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in names}
-
-
 def measure(question: Question, rounds: int) -> None:
     x, y = problem(question)
-    candidates = {"jaxmodels": ours(question, x, y)} | scikit_learn(question, x, y)
-    first, times, gradients = {}, {name: [] for name in candidates}, {}
-    for name, run in candidates.items():
-        start = time.perf_counter()
-        answer = run()
-        first[name] = time.perf_counter() - start
-        gradients[name] = gradient(question, x, y, answer)
-    for _ in range(rounds):
-        for name, run in candidates.items():
-            start = time.perf_counter()
-            run()
-            times[name].append(time.perf_counter() - start)
-    for name, each in times.items():
-        ratios = [a / b for a, b in zip(times["jaxmodels"], each, strict=True)]
+    timed = benchmark.take_turns({"jaxmodels": ours(question, x, y)} | scikit_learn(question, x, y), rounds=rounds)
+    for name, timing in timed.items():
         line = question._asdict() | {
             "candidate": name,
-            "milliseconds": round(1e3 * statistics.median(each), 2),
-            "ratio": round(statistics.median(ratios), 3),
-            "gradient": float(f"{gradients[name]:.1e}"),
+            "milliseconds": round(1e3 * timing.median, 2),
+            "ratio": round(timed["jaxmodels"].over(timing).value, 3),
+            "gradient": float(f"{gradient(question, x, y, timing.result):.1e}"),
             "rounds": rounds,
         }
         if name == "jaxmodels":
-            line["compile_seconds"] = round(first[name] - statistics.median(each), 2)
-        print(json.dumps(line | versions() | {"device": jax.devices()[0].device_kind}), flush=True)
+            line["compile_seconds"] = round(timing.first_seconds - timing.median, 2)
+        print(json.dumps(line | benchmark.around()), flush=True)
 
 
 def main() -> None:

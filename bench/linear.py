@@ -14,19 +14,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
-import time
 from collections.abc import Callable
-from importlib import metadata
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmodels import benchmark
 from jaxmodels.regression import linear
 
-LIBRARIES = ("jax", "jaxlib", "numpy", "scipy", "scikit-learn", "statsmodels", "torch")
 DEFAULT = "jaxmodels qr"
 
 
@@ -58,43 +55,24 @@ def report(
     question: dict, candidates: dict[str, Candidate], reference: np.ndarray, *, rounds: int, problems: int
 ) -> None:
     """Time the candidates in turns and print a line each."""
-    first, times, errors = {}, {name: [] for name in candidates}, {}
+    timed = benchmark.take_turns({name: candidate.run for name, candidate in candidates.items()}, rounds=rounds)
     for name, candidate in candidates.items():
-        start = time.perf_counter()
-        found = np.asarray(candidate.run(), np.float64)
-        first[name] = time.perf_counter() - start
-        exact = reference[: len(found)] if candidate.part else reference
-        errors[name] = np.abs(found - exact).max() / np.abs(reference).max()
-    for _ in range(rounds):
-        for name, candidate in candidates.items():
-            start = time.perf_counter()
-            candidate.run()
-            times[name].append((time.perf_counter() - start) * (problems / candidate.part if candidate.part else 1))
-    medians = {name: float(np.median(each)) for name, each in times.items()}
-    for name, candidate in candidates.items():
+        timing, scale = timed[name], problems / candidate.part if candidate.part else 1
+        found = np.asarray(timing.result, np.float64)
+        error = np.abs(found - reference[: len(found)]).max() / np.abs(reference).max()
         line = question | {
             "candidate": name,
-            "milliseconds": round(1e3 * medians[name], 2),
-            "fastest_milliseconds": round(1e3 * min(times[name]), 2),
-            "ratio": round(medians[DEFAULT] / medians[name], 4),
-            "error": float(f"{errors[name]:.1e}"),
+            "milliseconds": round(1e3 * scale * timing.median, 2),
+            "fastest_milliseconds": round(1e3 * scale * min(timing.seconds), 2),
+            "ratio": round(timed[DEFAULT].over(timing).value / scale, 4),
+            "error": float(f"{error:.1e}"),
             "rounds": rounds,
         }
         if name.startswith(("jaxmodels", "jax.")):
-            line["compile_milliseconds"] = round(1e3 * (first[name] - medians[name]))
+            line["compile_milliseconds"] = round(1e3 * (timing.first_seconds - timing.median))
         if candidate.part:
             line["timed_on"] = candidate.part
-        print(json.dumps(line | versions()), flush=True)
-
-
-def versions() -> dict[str, str]:
-    found = {"python": platform.python_version(), "machine": platform.processor() or platform.machine()}
-    for library in LIBRARIES:
-        try:
-            found[library] = metadata.version(library)
-        except metadata.PackageNotFoundError:
-            continue
-    return found | {"backend": jax.default_backend()}
+        print(json.dumps(line | benchmark.around()), flush=True)
 
 
 # One large problem ---------------------------------------------------------------------------------------------------

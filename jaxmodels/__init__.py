@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 # name -> module: `from jaxmodels import resnet` imports jaxmodels.networks.resnet, and nothing else.
 _MODULES = {
     "basis": "regression.basis",
+    "benchmark": "benchmark",
     "checkpoint": "checkpoint",
     "classifier": "classifier",
     "core": "core",
@@ -47,6 +48,7 @@ _MODULES = {
 
 if TYPE_CHECKING:
     from jaxmodels import (
+        benchmark,
         classifier,
         core,
         data,
