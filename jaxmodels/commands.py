@@ -1,4 +1,4 @@
-"""The commands: ``jaxmodels demo``, ``train``, ``evaluate`` and ``predict``; their signatures are their flags."""
+"""The commands: ``jaxmodels train``, ``predict``, ``bench``, ...; their signatures are their flags."""
 
 from __future__ import annotations
 
@@ -18,7 +18,14 @@ from jaxmodels.core import InputError
 
 def run() -> int:
     """Parse ``sys.argv``, run the command and return its exit code."""
-    commands = {"demo": demo, "train": train, "evaluate": evaluate, "predict": predict}
+    commands = {
+        "demo": demo,
+        "train": train,
+        "evaluate": evaluate,
+        "predict": predict,
+        "estimate": estimate,
+        "bench": bench,
+    }
     return tyro.extras.subcommand_cli_from_dict(
         commands,
         prog="jaxmodels",
@@ -111,6 +118,94 @@ def predict(run: Positional[pathlib.Path], files: Positional[tuple[pathlib.Path,
         print(json.dumps(record), flush=True)
         code = 2 if prediction.error else code
     return code
+
+
+def estimate(
+    name: Positional[str],
+    batch: int = 32,
+    image: int = 224,
+    dtype: str = "float32",
+    device: str | None = None,
+    inference: bool = False,
+) -> int:
+    """Predict what a network needs on a device: parameters, memory, flops and the time of a step at the roofline.
+
+    Args:
+        name: resnet18, 34, 50, 101 or 152.
+        batch: Images a step.
+        image: Pixels a side.
+        dtype: Of the computation: bfloat16, float16, float32 or float64.
+        device: h200, a100, v5e, cpu, ... Default: the one that is here.
+        inference: A call with folded batch norms. Default: a training step.
+    """
+    from jaxmodels.benchmark.estimate import estimate
+
+    found = estimate(name, batch=batch, image=image, dtype=dtype, device=device, train=not inference)
+    work = "inference" if inference else "training"
+    console.line(
+        f"{name} {work}, {batch} images of {image} px, {dtype} on {found.device}: {found.parameters / 1e6:.1f} M "
+        f"parameters, {found.memory / 1e9:.1f} of {found.device_memory / 1e9:.0f} GB, {found.flops / 1e12:.3g} Tflop, "
+        f"at best {1e3 * found.seconds:.3g} ms, {found.images_per_second:.4g} images a second"
+    )
+    if found.memory > found.device_memory:
+        console.line("it does not fit: lower --batch or --image, or use --dtype bfloat16")
+    print(json.dumps(found._asdict()))
+    return 0
+
+
+def bench(
+    name: Positional[str] = "all",
+    files: Positional[tuple[pathlib.Path, ...]] = (),
+    rounds: int = 7,
+    output: pathlib.Path | None = None,
+) -> int:
+    """Time what is quick to time beside other libraries, a JSON line each; or compare two such runs.
+
+    Args:
+        name: A question, "all", or "compare".
+        files: Two files of lines, after "compare": the earlier one first.
+        rounds: Turns of each library.
+        output: File to add the lines to; with "compare", the PNG to draw.
+    """
+    if name == "compare":
+        return _compare(files, output)
+    if files:
+        raise InputError(f"files: only bench compare takes them, got {files[0]}")
+    from jaxmodels.benchmark import questions
+
+    for each in questions.QUESTIONS if name == "all" else [name]:
+        measured = questions.ask(each, rounds=rounds)
+        beside = ", ".join(f"{measured.ratio(peer).value:.2f} of {peer}" for peer in measured.peers)
+        console.line(f"{each}: {1e3 * measured.timing.median:.3g} ms, {beside or 'no peer is installed'}")
+        print(measured.json_line(), flush=True)
+        if output is not None:
+            _append(output, measured.json_line())
+    return 0
+
+
+def _append(path: pathlib.Path, line: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a") as file:
+            file.write(line + "\n")
+    except OSError as error:
+        raise InputError(
+            f"output: {path} cannot be written ({error.strerror}): choose a place you may write"
+        ) from error
+
+
+def _compare(files: tuple[pathlib.Path, ...], output: pathlib.Path | None) -> int:
+    from jaxmodels import plots
+    from jaxmodels.benchmark import compare
+
+    if len(files) != 2:
+        raise InputError(f"files: bench compare needs two, the earlier one first, got {len(files)}")
+    before, after = map(compare.read, files)
+    for change in compare.changes(before, after):
+        print(json.dumps(change._asdict() | {"ratio": change.ratio}))
+    if output is not None:
+        console.line(f"wrote {plots.peer_ratios(before, after, output)}")
+    return 0
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ there is no global state, no display, and nothing to close. Colours are those of
 colour-blind readers tell apart; lines differ in style as well.
 """
 
+from jaxmodels.plots.benchmark import peer_ratios
 from jaxmodels.plots.classification import calibration, confusion_matrix, mistakes, precision_recall, roc
 from jaxmodels.plots.regression import regression
 from jaxmodels.plots.training import learning_curve
@@ -14,6 +15,7 @@ __all__ = [
     "confusion_matrix",
     "learning_curve",
     "mistakes",
+    "peer_ratios",
     "precision_recall",
     "regression",
     "roc",
