@@ -105,6 +105,19 @@ def test_lanes_alone_and_together(x64):
         )
 
 
+def test_rows_over_eight_devices(x64):
+    mesh = jax.make_mesh((8,), ("rows",), axis_types=(jax.sharding.AxisType.Auto,))
+    spread = jax.device_put((X, Y), jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("rows")))
+    ours, alone = nonlinear.fit(decay, START, *spread), nonlinear.fit(decay, START, X, Y)
+    assert int(ours.status) == Status.ok
+    np.testing.assert_allclose(ours.params, alone.params, rtol=1e-9)
+    np.testing.assert_allclose(ours.stats.covariance, alone.stats.covariance, rtol=1e-7)
+    # Each device keeps its rows: sums travel.
+    compiled = jax.jit(lambda x, y: nonlinear.fit(decay, START, x, y)).lower(*spread).compile().as_text()
+    assert "all-reduce" in compiled
+    assert "all-gather" not in compiled
+
+
 def test_gradient_against_finite_differences(x64):
     def rate(y, upper):
         bounds = (jnp.array([0.0, 0.0]), jnp.stack([upper, 10.0 + 0 * upper]))

@@ -17,9 +17,10 @@ from jaxtyping import Array
 
 PyTree = Any
 
-TURNS_A_ROUND = 6
-# What the inputs of a group take together.
-CPU_GROUP_BYTES, GROUP_BYTES = 2**21, 2**27
+TURNS_A_ROUND = 3
+# What the inputs of a group take together, and how many lanes it has at most: a group runs on while one lane does.
+CPU_GROUP_BYTES, GROUP_BYTES = 2**18, 2**27
+CPU_GROUP_LANES, GROUP_LANES = 64, 2**17
 
 
 def loop(start: Callable, turn: Callable, unfinished: Callable) -> Callable[[PyTree], PyTree]:
@@ -54,8 +55,8 @@ def loop(start: Callable, turn: Callable, unfinished: Callable) -> Callable[[PyT
                 [next(own) if is_batched else leaf for leaf, is_batched in zip(leaves, batched, strict=True)]
             )
 
-        def rounds(group_bytes):
-            size = _group_size(lanes, num_lanes, group_bytes)
+        def rounds(group_bytes, group_lanes):
+            size = _group_size(lanes, min(num_lanes, group_lanes), group_bytes)
             return lambda lanes: _rounds(lambda lane: start(whole(lane)), advance, unfinished, lanes, size)
 
         def advance(lane, state):
@@ -63,16 +64,18 @@ def loop(start: Callable, turn: Callable, unfinished: Callable) -> Callable[[PyT
             after = turn(whole(lane), state)
             return jax.tree.map(lambda new, old: jnp.where(going, new, old), after, state)
 
-        state = lax.platform_dependent(lanes, cpu=rounds(CPU_GROUP_BYTES), default=rounds(GROUP_BYTES))
+        state = lax.platform_dependent(
+            lanes, cpu=rounds(CPU_GROUP_BYTES, CPU_GROUP_LANES), default=rounds(GROUP_BYTES, GROUP_LANES)
+        )
         return state, jax.tree.map(lambda _: True, state)
 
     return alone
 
 
-def _group_size(lanes: list[Array], num_lanes: int, group_bytes: int) -> int:
+def _group_size(lanes: list[Array], most: int, group_bytes: int) -> int:
     """Lanes in a group; a multiple of 8 where there are many, so that a lane's arithmetic is that of any other."""
-    bytes_a_lane = max(1, sum(leaf.size * leaf.dtype.itemsize for leaf in lanes) // num_lanes)
-    return min(num_lanes, max(8, group_bytes // bytes_a_lane // 8 * 8))
+    bytes_a_lane = max(1, sum(leaf.size * leaf.dtype.itemsize for leaf in lanes) // len(lanes[0]))
+    return min(most, max(8, group_bytes // bytes_a_lane // 8 * 8))
 
 
 def _rounds(start: Callable, advance: Callable, unfinished: Callable, lanes: list[Array], size: int) -> PyTree:

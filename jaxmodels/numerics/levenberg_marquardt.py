@@ -31,6 +31,7 @@ from jaxtyping import Array, Float, Int
 from jaxmodels.core import Status
 from jaxmodels.numerics import qr
 from jaxmodels.numerics.problem import matmul
+from jaxmodels.numerics.qr import product
 from jaxmodels.numerics.robust import LEAST_CURVATURE, Rho
 
 RUNNING = -1
@@ -136,19 +137,21 @@ def linearise(problem: Problem, params: Float[Array, " p"]) -> Linearised:
     q = problem.num_linear
     if q:
         residuals, jacobian = rows(problem, params, q)
-        factor = _triangle(jnp.where(jnp.isfinite(jacobian), jacobian, 0)).inverse
-        params = params.at[:q].add(matmul(factor, matmul(factor.T, matmul(jacobian, residuals))))
+        factor = _triangle(jacobian).inverse
+        params = params.at[:q].add(product(factor, product(factor.T, matmul(jacobian, residuals))))
     residuals, jacobian = rows(problem, params, len(params))
     rho = problem.loss(residuals**2)
     curvature = jnp.maximum(rho.curvature, LEAST_CURVATURE * rho.slope)
     root = jnp.sqrt(curvature)
-    cost = jnp.sum(rho.value)
-    finite = jnp.isfinite(cost) & jnp.isfinite(jnp.sum(jnp.abs(jacobian)))
-    jacobian = jnp.where(finite, root * jacobian, 0)
-    residuals = jnp.where(finite & (curvature > 0), residuals * rho.slope / jnp.where(curvature > 0, root, 1), 0)
+    jacobian = root * jacobian
+    residuals = jnp.where(curvature > 0, residuals * rho.slope / jnp.where(curvature > 0, root, 1), 0)
+    cost, descent = jnp.sum(rho.value), matmul(jacobian, residuals)
+    # A derivative that is not finite shows here too, whatever it is multiplied with.
+    finite = jnp.isfinite(cost) & jnp.all(jnp.isfinite(descent))
     triangle = _triangle(jacobian)
-    rotated = matmul(triangle.inverse.T, matmul(jacobian, residuals))
-    return Linearised(params, jnp.where(finite, cost, jnp.inf), triangle.upper, triangle.inverse, rotated)
+    rotated = product(triangle.inverse.T, descent)
+    upper, inverse, rotated = (jnp.where(finite, each, 0) for each in (triangle.upper, triangle.inverse, rotated))
+    return Linearised(params, jnp.where(finite, cost, jnp.inf), upper, inverse, rotated)
 
 
 def rows(problem: Problem, params: Array, num_columns: int) -> tuple[Array, Array]:
@@ -158,19 +161,22 @@ def rows(problem: Problem, params: Array, num_columns: int) -> tuple[Array, Arra
 
 
 def _triangle(jacobian: Array) -> qr.Triangle:
+    return qr.triangle(jacobian, transposed=True, dependent=qr.DEPENDENT, trusted=_trusted(jacobian.dtype))
+
+
+def _trusted(dtype) -> float:
     # A step needs no more digits than this; the gradient that it is to bring to zero is accurate in any case.
-    trusted = float(jnp.finfo(jacobian.dtype).eps) ** -0.25
-    return qr.triangle(jacobian.T, dependent=qr.DEPENDENT, trusted=trusted)
+    return float(jnp.finfo(dtype).eps) ** -0.25
 
 
 def _hold(problem: Problem, at: Linearised) -> Linearised:
     """Without the parameters that lie on a bound and would leave."""
     if problem.lower is None:
         return at
-    held = on_bound(problem, at.params, matmul(at.upper.T, at.rotated))
+    held = on_bound(problem, at.params, product(at.upper.T, at.rotated))
     upper = jnp.where(held, 0, at.upper)
     triangle = qr.triangle(upper, dependent=qr.DEPENDENT)
-    rotated = matmul(triangle.inverse.T, matmul(upper.T, at.rotated))
+    rotated = product(triangle.inverse.T, product(upper.T, at.rotated))
     return Linearised(at.params, at.cost, triangle.upper, triangle.inverse, rotated)
 
 
@@ -208,19 +214,19 @@ def _nonlinear(problem: Problem, at: Linearised) -> _Nonlinear:
 def _damped_step(problem: Problem, state: State) -> tuple[Array, Array]:
     """The step of the length of the radius, to a tenth, and its damping (Moré 1978, section 5)."""
     at, scale, radius = _nonlinear(problem, state.at), state.scale, state.radius
-    newton = matmul(at.inverse, at.rotated)
-    gradient = matmul(at.upper.T, at.rotated)
+    newton = product(at.inverse, at.rotated)
+    gradient = product(at.upper.T, at.rotated)
     most = jnp.linalg.norm(gradient / scale) / radius
     inside = jnp.linalg.norm(scale * newton) <= 1.1 * radius
     first = jnp.where((state.damping > 0) & (state.damping <= most), state.damping, 1e-3 * most)
 
     def improve(carry):
         count, _, _, damping, low, high, _ = carry
-        factor = qr.triangle(at.upper, penalty=damping * scale**2).inverse
-        step = matmul(factor, matmul(factor.T, gradient))
+        factor = qr.triangle(at.upper, penalty=damping * scale**2, trusted=_trusted(scale.dtype)).inverse
+        step = product(factor, product(factor.T, gradient))
         length = jnp.linalg.norm(scale * step)
         excess = length - radius
-        slope = matmul(factor.T, scale**2 * step / jnp.where(length > 0, length, 1))
+        slope = product(factor.T, scale**2 * step / jnp.where(length > 0, length, 1))
         low, high = jnp.where(excess > 0, damping, low), jnp.where(excess < 0, damping, high)
         next_damping = damping + excess / radius / jnp.sum(slope**2)
         within = (next_damping >= low) & (next_damping <= high)
@@ -238,7 +244,7 @@ def _damped_step(problem: Problem, state: State) -> tuple[Array, Array]:
 def _gain(problem: Problem, at: Linearised, new: Linearised, step: Array) -> Array:
     """The fall of the cost over the fall that was promised; that of ``|rotated|^2`` where rounding hides the former."""
     before = _nonlinear(problem, at)
-    move = matmul(before.upper, step)
+    move = product(before.upper, step)
     promised = jnp.sum(move * (2 * before.rotated - move))
     fall = (at.cost - new.cost) / jnp.where(promised > 0, promised, jnp.inf)
     squares, new_squares = (jnp.sum(_nonlinear(problem, each).rotated ** 2) for each in (at, new))
@@ -257,7 +263,7 @@ def _rounded(problem: Problem, at: Linearised) -> Array:
 def _status(problem: Problem, state: State, unmoved: Array) -> Array:
     at = _nonlinear(problem, state.at)
     offset = jnp.sum(at.rotated**2) <= problem.tolerance**2 * state.at.cost
-    short = jnp.abs(matmul(at.inverse, at.rotated)) <= problem.tolerance * jnp.abs(at.params)
+    short = jnp.abs(product(at.inverse, at.rotated)) <= problem.tolerance * jnp.abs(at.params)
     rounded = _rounded(problem, state.at)
     done = offset | jnp.all(short) | (rounded & (state.rejected >= 2))
     running = jnp.where(state.num_steps >= problem.max_steps, Status.max_steps, RUNNING)

@@ -14,9 +14,11 @@ ill-conditioned matrices (2020).
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
@@ -42,11 +44,24 @@ class Triangle(NamedTuple):
     """Gram matrices taken."""
 
 
+class _Matrix(NamedTuple):
+    """``[A; P^1/2]``."""
+
+    values: Array
+    transposed: bool
+    penalty: Array | None
+
+    @property
+    def num_rows(self) -> int:
+        return self.values.shape[self.transposed]
+
+
 class _State(NamedTuple):
     triangle: Triangle
     condition: Array
-    gram: Array
-    scaled: Array  # whether the squares of the columns, as the Gram matrix has them, are in the range of the dtype
+    """Of the last Gram matrix, with its columns of length 1; NaN where the matrix is."""
+    scaled: Array
+    """Whether the squares of the columns, as that matrix has them, are in the range of the dtype."""
 
 
 class _Limits(NamedTuple):
@@ -55,6 +70,11 @@ class _Limits(NamedTuple):
     dependent: float
     rounding: Array | float
     capacity: Array | int
+
+    @property
+    def below_lift(self) -> bool:
+        """Whether no pivot of a first Gram matrix is as small: they are lifted to about ``sqrt(eps)``."""
+        return isinstance(self.rounding, float) and self.rounding == 0
 
 
 def triangle(
@@ -65,6 +85,7 @@ def triangle(
     rounding: Float[Array, " d"] | float = 0.0,
     num_rows: Int[Array, ""] | None = None,
     trusted: float | None = None,
+    transposed: bool = False,
 ) -> Triangle:
     """The triangular factor: ``R'R = A'A + diag(penalty)``.
 
@@ -84,60 +105,57 @@ def triangle(
       num_rows: bound on the rank of ``A``, where less than n: the rows that are not zero.
       trusted: the condition (Frobenius, of columns of length 1) up to which the factor of a Gram matrix is good
         enough. Default: ``WELL_CONDITIONED * d``, which is the best that can be had.
+      transposed: whether ``matrix`` is ``A'``, of shape ``[d, n]``.
 
     >>> matrix = jnp.array([[3.0, 6.0, 1.0], [4.0, 8.0, 1.0]])
     >>> upper, _, kept, _ = triangle(matrix, dependent=DEPENDENT)
     >>> [[round(float(entry), 4) for entry in row] for row in upper], kept.tolist()
     ([[5.0, 0.0, 1.4], [0.0, 0.0, 0.0], [0.0, 0.0, 0.2]], [True, False, True])
     """
-    root = None if penalty is None else jnp.sqrt(penalty)
-    trusted = WELL_CONDITIONED * matrix.shape[1] if trusted is None else trusted
-    capacity = len(matrix) if num_rows is None else num_rows
+    whole = _Matrix(matrix, transposed, penalty)
+    trusted = WELL_CONDITIONED * matrix.shape[1 - transposed] if trusted is None else trusted
+    capacity = whole.num_rows if num_rows is None else num_rows
     limits = _Limits(dependent, rounding, capacity if penalty is None else capacity + jnp.sum(penalty > 0))
 
     def unfinished(state: _State) -> Array:
         most = MAX_PASSES + jnp.sum(~state.triangle.kept)
-        return ~(state.condition <= trusted) & (state.triangle.num_passes < most)
+        return (state.condition > trusted) & (state.triangle.num_passes < most)
 
-    def one_pass(state: _State) -> _State:
-        later = state.triangle.num_passes > 0
-
-        def orthonormalise(loop):
-            return _multiplied(matrix, root, loop[0]), jnp.bool_(False)
-
-        # A loop of at most one turn, not a branch: under vmap a loop that no lane needs costs nothing.
-        state, _ = lax.while_loop(lambda loop: loop[1], orthonormalise, (state, later))
-        return _factored(state, len(matrix), limits)
-
-    return lax.while_loop(unfinished, one_pass, _start(matrix, root)).triangle
+    # Where the first pass is enough for all lanes, nothing else is done.
+    return lax.while_loop(unfinished, lambda state: _pass(whole, state, limits), _first_pass(whole, limits)).triangle
 
 
-def _start(matrix: Array, root: Array | None) -> _State:
-    """The Gram matrix of the columns as they are, unless their squares leave the range of the dtype."""
-    gram = _gram(matrix, None if root is None else jnp.diag(root))
-    identity = jnp.eye(len(gram), dtype=gram.dtype)
-    safe = _squares_are_safe(jnp.diagonal(gram))
-    passes = jnp.where(safe, 0, 1).astype(jnp.int32)
-    kept = jnp.ones(len(gram), bool)
-    return _State(Triangle(identity, identity, kept, passes), jnp.asarray(jnp.inf, gram.dtype), gram, safe)
+def _first_pass(matrix: _Matrix, limits: _Limits) -> _State:
+    """With the columns as they are; as if it had not been, where their squares leave the range of the dtype."""
+    gram = _gram(matrix, None)
+    safe = _squares_are_safe(_diagonal(gram))
+    upper, inverse, condition = _cholesky(gram, matrix.num_rows)
+    after = _State(Triangle(upper, inverse, jnp.ones(len(gram), bool), jnp.int32(1)), condition, safe)
+    if not limits.below_lift:
+        after = _without_dependent(after, limits)
+        after = after._replace(triangle=after.triangle._replace(kept=after.triangle.kept | ~safe))
+    return after._replace(condition=jnp.where(safe, after.condition, jnp.inf))
 
 
-def _multiplied(matrix: Array, root: Array | None, state: _State) -> _State:
-    """The Gram matrix of ``A R^-1``; where there is no R yet, of scaled columns."""
-    scale = _column_scale(matrix, root)
-    upper = jnp.where(state.scaled, state.triangle.upper, jnp.diag(1 / scale))
-    inverse = jnp.where(state.scaled, state.triangle.inverse, jnp.diag(scale))
-    gram = _gram(_matmul(matrix, inverse), None if root is None else root[:, None] * inverse)
-    return _State(state.triangle._replace(upper=upper, inverse=inverse), state.condition, gram, jnp.bool_(True))
-
-
-def _factored(state: _State, num_rows: int, limits: _Limits) -> _State:
-    """R and its inverse with the factor of the Gram matrix multiplied in, less the columns that turn out to depend."""
+def _pass(matrix: _Matrix, state: _State, limits: _Limits) -> _State:
+    """R and its inverse with the factor of the Gram matrix of ``A R^-1`` multiplied in."""
+    # Bound to the state: XLA moves out of a loop what does not change in it, and all would pay for what few need.
+    values, state = lax.optimization_barrier((matrix.values, state))
+    matrix = matrix._replace(values=values)
+    scale = _column_scale(matrix)
     before = state.triangle
-    upper, inverse, condition = _cholesky(state.gram, num_rows)
-    upper, inverse = _matmul(upper, before.upper), _matmul(before.inverse, inverse)
-    kept = before.kept & ~_dependent(upper, before.kept, limits)
-    after = state._replace(triangle=Triangle(upper, inverse, kept, before.num_passes + 1), condition=condition)
+    upper = jnp.where(state.scaled, before.upper, jnp.diag(1 / scale))
+    inverse = jnp.where(state.scaled, before.inverse, jnp.diag(scale))
+    new_upper, new_inverse, condition = _cholesky(_gram(matrix, inverse), matrix.num_rows)
+    upper, inverse = product(new_upper, upper), product(inverse, new_inverse)
+    after = _State(Triangle(upper, inverse, before.kept, before.num_passes + 1), condition, jnp.bool_(True))
+    return _without_dependent(after, limits)
+
+
+def _without_dependent(state: _State, limits: _Limits) -> _State:
+    before = state.triangle
+    kept = before.kept & ~_dependent(before.upper, before.kept, limits)
+    after = state._replace(triangle=before._replace(kept=kept))
     after, _ = lax.while_loop(lambda loop: loop[1], _drop, (after, jnp.any(kept != before.kept)))
     return after
 
@@ -169,13 +187,23 @@ def _dependent(upper: Array, kept: Array, limits: _Limits) -> Array:
     return jnp.where(jnp.any(certain), certain, near)
 
 
-def _matmul(a: Array, b: Array) -> Array:
-    return jnp.matmul(a, b, precision=lax.Precision.HIGHEST)
+def product(a: Float[Array, "k d"], b: Float[Array, "d *m"]) -> Float[Array, "k *m"]:
+    """``a b``; of small matrices entry by entry, so that a lane's arithmetic is that of any other."""
+    if max(*a.shape, *b.shape) > SMALL:
+        return jnp.matmul(a, b, precision=lax.Precision.HIGHEST)
+    terms = [a[:, k] * b[k] if b.ndim == 1 else a[:, k, None] * b[k] for k in range(len(b))]
+    return functools.reduce(jnp.add, terms)
 
 
-def _gram(matrix: Array, rows: Array | None) -> Array:
-    gram = _matmul(matrix.T, matrix)
-    return gram if rows is None else gram + _matmul(rows.T, rows)
+def _gram(matrix: _Matrix, inverse: Array | None) -> Array:
+    """Of ``A`` or ``A R^-1``."""
+    values, penalty = matrix.values, matrix.penalty
+    if inverse is not None:
+        values = product(inverse.T, values) if matrix.transposed else product(values, inverse)
+    gram = product(values, values.T) if matrix.transposed else product(values.T, values)
+    if penalty is None:
+        return gram
+    return gram + (jnp.diag(penalty) if inverse is None else product(inverse.T, penalty[:, None] * inverse))
 
 
 def _squares_are_safe(squares: Array) -> Array:
@@ -184,33 +212,36 @@ def _squares_are_safe(squares: Array) -> Array:
     return jnp.all((squares > least) & (squares < most))
 
 
-def _column_scale(matrix: Array, root: Array | None) -> Array:
+def _column_scale(matrix: _Matrix) -> Array:
     """Powers of two that bring the largest entry of each column to [1/2, 1); 1 for a column of zeros."""
-    largest = jnp.max(jnp.abs(matrix), axis=0)
-    if root is not None:
-        largest = jnp.maximum(largest, root)
+    largest = jnp.max(jnp.abs(matrix.values), axis=int(matrix.transposed))
+    if matrix.penalty is not None:
+        largest = jnp.maximum(largest, jnp.sqrt(matrix.penalty))
     exponent = jnp.where(largest > 0, jnp.frexp(largest)[1], 0)
     return jnp.ldexp(jnp.ones_like(largest), -exponent)
 
 
 def column_lengths(matrix: Float[Array, "n d"]) -> Float[Array, " d"]:
     """Euclidean, where the squares of the entries may leave the range of the dtype."""
-    scale = _column_scale(matrix, None)
+    scale = _column_scale(_Matrix(matrix, False, None))
     return jnp.linalg.norm(matrix * scale, axis=0) / scale
+
+
+def _diagonal(matrix: Array) -> Array:
+    return jnp.stack([matrix[i, i] for i in range(len(matrix))]) if len(matrix) <= SMALL else jnp.diagonal(matrix)
 
 
 def _cholesky(gram: Array, num_rows: int) -> tuple[Array, Array, Array]:
     """R, its inverse and the condition of unit columns. Pivots that rounding could have made are lifted."""
     num_columns = len(gram)
-    squares = jnp.diagonal(gram)
+    squares = _diagonal(gram)
     length = jnp.sqrt(squares)
     scale = jnp.where(squares > 0, 1 / jnp.where(squares > 0, length, 1), 0)
     # A column of zeros stands in as a unit vector, and its row of R comes out zero.
-    unit = gram * scale[:, None] * scale + jnp.diag((squares == 0).astype(gram.dtype))
+    unit = gram * scale[:, None] * scale
+    unit = jnp.where(jnp.eye(num_columns, dtype=bool) & (squares == 0), 1, unit)
     lift = gram_error(gram.dtype, num_rows, num_columns)
-    upper = _small_cholesky(unit, lift) if num_columns <= SMALL else _large_cholesky(unit, lift)
-    inverse = triangular_inverse(upper)
-    condition = jnp.linalg.norm(upper) * jnp.linalg.norm(inverse)
+    upper, inverse, condition = (_small_cholesky if num_columns <= SMALL else _large_cholesky)(unit, lift)
     return upper * length, inverse * scale[:, None], condition
 
 
@@ -219,17 +250,32 @@ def gram_error(dtype, num_rows: int, num_columns: int) -> float:
     return float(jnp.finfo(dtype).eps) * (4 * num_columns + num_rows**0.5)
 
 
-def _small_cholesky(gram: Array, lift: float) -> Array:
+def _small_cholesky(gram: Array, lift: float) -> tuple[Array, Array, Array]:
     size = len(gram)
-    upper = [[jnp.zeros((), gram.dtype)] * size for _ in range(size)]
+    upper, reciprocals = [[jnp.zeros((), gram.dtype)] * size for _ in range(size)], []
     for i in range(size):
         for j in range(i, size):
             rest = gram[i, j] - sum(upper[k][i] * upper[k][j] for k in range(i))
-            upper[i][j] = rest / upper[i][i] if j > i else jnp.sqrt(jnp.maximum(rest, lift))
-    return _from_entries(upper)
+            if j == i:
+                rest = jnp.maximum(rest, lift)
+                reciprocals.append(lax.rsqrt(rest))
+            upper[i][j] = rest * reciprocals[i]
+    inverse = _inverse_entries(upper, reciprocals)
+    squares = [sum(row[j] ** 2 for i, row in enumerate(factor) for j in range(i, size)) for factor in (upper, inverse)]
+    return _from_entries(upper), _from_entries(inverse), jnp.sqrt(squares[0] * squares[1])
 
 
-def _large_cholesky(gram: Array, lift: float) -> Array:
+def _inverse_entries(upper: list[list[Array]], reciprocals: list[Array]) -> list[list[Array]]:
+    size = len(upper)
+    inverse = [[jnp.zeros_like(reciprocals[0])] * size for _ in range(size)]
+    for j in range(size):
+        inverse[j][j] = reciprocals[j]
+        for i in reversed(range(j)):
+            inverse[i][j] = -reciprocals[i] * sum(upper[i][k] * inverse[k][j] for k in range(i + 1, j + 1))
+    return inverse
+
+
+def _large_cholesky(gram: Array, lift: float) -> tuple[Array, Array, Array]:
     identity = jnp.eye(len(gram), dtype=gram.dtype)
 
     def factor(shift):
@@ -239,7 +285,9 @@ def _large_cholesky(gram: Array, lift: float) -> Array:
     # NaN, LAPACK's word for a failure, compares false.
     sound = jnp.all(jnp.diagonal(plain) ** 2 >= lift)
     lifted = jnp.where(sound, plain, factor(lift))
-    return jnp.where(jnp.all(jnp.isfinite(lifted)), lifted, identity)
+    upper = jnp.where(jnp.all(jnp.isfinite(lifted)), lifted, identity)
+    inverse = triangular_inverse(upper)
+    return upper, inverse, jnp.linalg.norm(upper) * jnp.linalg.norm(inverse)
 
 
 def triangular_inverse(upper: Float[Array, "d d"]) -> Float[Array, "d d"]:
@@ -252,14 +300,17 @@ def triangular_inverse(upper: Float[Array, "d d"]) -> Float[Array, "d d"]:
     if size > SMALL:
         identity = jnp.eye(size, dtype=upper.dtype)
         return jnp.triu(lax.linalg.triangular_solve(upper, identity, left_side=True))
-    inverse = [[jnp.zeros((), upper.dtype)] * size for _ in range(size)]
-    for j in range(size):
-        inverse[j][j] = 1 / upper[j, j]
-        for i in reversed(range(j)):
-            rest = sum(upper[i, k] * inverse[k][j] for k in range(i + 1, j + 1))
-            inverse[i][j] = -rest / upper[i, i]
-    return _from_entries(inverse)
+    entries = [[upper[i, j] for j in range(size)] for i in range(size)]
+    return _from_entries(_inverse_entries(entries, [1 / upper[i, i] for i in range(size)]))
 
 
 def _from_entries(entries: list[list[Array]]) -> Array:
-    return jnp.stack([jnp.stack(row) for row in entries])
+    """The upper triangle. Rows are put together by selection, which a compiler does along with the entries."""
+    size = len(entries)
+    rows = []
+    for i in range(size):
+        row = jnp.zeros(size, entries[i][i].dtype)
+        for j in range(i, size):
+            row = jnp.where(np.arange(size) == j, entries[i][j], row)
+        rows.append(row)
+    return jnp.stack(rows)

@@ -24,6 +24,7 @@ from jaxmodels.core import InputError, Model, Solution, Status
 from jaxmodels.numerics import distributions, lanes, robust
 from jaxmodels.numerics import levenberg_marquardt as lm
 from jaxmodels.numerics.problem import matmul
+from jaxmodels.numerics.qr import product
 from jaxmodels.regression import nonlinear_problem as given
 from jaxmodels.regression.nonlinear_problem import Data, Form
 
@@ -135,31 +136,32 @@ def _fit(data: Data, *, form: Form) -> Solution:
     num_linear = given.num_linear(form, data.params)
     back = np.argsort(order)
 
-    def problem_of(data: Data) -> lm.Problem:
+    def problem_of(data: Data, magnitude: Array) -> lm.Problem:
         return lm.Problem(
-            residuals=lambda flat: given.residuals(form, data, unravel(flat[back])) / data.loss_scale,
+            residuals=lambda flat: given.scaled_residuals(form, data, unravel(flat[back] if num_linear else flat)),
             loss=robust.LOSSES[form.loss],
             num_linear=num_linear,
             lower=None if data.lower is None else data.lower[order],
             upper=None if data.upper is None else data.upper[order],
-            magnitude=jnp.linalg.norm(given.weighted(data, data.y)) / data.loss_scale,
+            magnitude=magnitude,
             tolerance=form.tolerance or float(jnp.finfo(start.dtype).eps) ** (2 / 3),
             max_steps=form.max_steps,
         )
 
     search = lanes.loop(
-        lambda data: lm.start(problem_of(data), ravel_pytree(data.params)[0][order]),
-        lambda data, state: lm.turn(problem_of(data), state),
+        lambda inputs: lm.start(problem_of(*inputs), ravel_pytree(inputs[0].params)[0][order]),
+        lambda inputs, state: lm.turn(problem_of(*inputs), state),
         lm.unfinished,
     )
     invalid = given.invalid(form, data)
     sound = lax.stop_gradient(data)
-    found = search(sound)
+    inputs = sound, jnp.linalg.norm(given.weighted(sound, sound.y)) / given.scale(form, sound)
+    found, problem = search(inputs), problem_of(*inputs)
     failed = invalid | (found.status == Status.nonfinite)
-    stats = _stats(form, sound, problem_of(sound), found, back)
+    stats = _stats(form, sound, problem, found, back)
     flat = _implicit(lambda data, flat: given.cost(form, data, unravel(flat)), data, found.at.params[back])
     size, rank = len(start), jnp.sum(jnp.any(found.at.inverse != 0, axis=1))
-    held = jnp.sum(_on_bound(problem_of(sound), found))
+    held = jnp.sum(_on_bound(problem, found))
     doubts = [stats.num_rows < size, rank + held < size]
     doubt = jnp.select(doubts, [jnp.int32(Status.underdetermined), jnp.int32(Status.rank_deficient)], found.status)
     status = jnp.where(found.status == Status.ok, doubt, found.status)
@@ -208,20 +210,19 @@ def _on_bound(problem: lm.Problem, found: lm.State) -> Array:
 
 
 def _stats(form: Form, data: Data, problem: lm.Problem, found: lm.State, back: np.ndarray) -> NonlinearStats:
-    residuals = problem.residuals(found.at.params) * data.loss_scale
-    num_rows = jnp.sum(given.weighted(data, jnp.ones_like(data.y)) != 0).astype(residuals.dtype)
+    squared = form.loss == "squared"
+    squares = found.at.cost if squared else jnp.sum((problem.residuals(found.at.params) * data.loss_scale) ** 2)
+    num_rows = jnp.sum(given.weighted(data, jnp.ones_like(data.y)) != 0).astype(squares.dtype)
     free = jnp.any(found.at.inverse != 0, axis=1)
     dof = num_rows - jnp.sum(free)
-    squares = jnp.sum(residuals**2)
-    sigma2 = jnp.where(dof > 0, squares / jnp.where(dof > 0, dof, 1), jnp.nan)
-    if form.loss == "squared":
-        # The factor is that of the Jacobian of r / c.
-        covariance = sigma2 * matmul(found.at.inverse, found.at.inverse.T) / data.loss_scale**2
+    sigma2 = jnp.where(dof > 0, squares / jnp.where(dof > 0, dof, 1), jnp.nan) if squared else None
+    if sigma2 is not None:
+        covariance = sigma2 * product(found.at.inverse, found.at.inverse.T)
     else:
-        covariance, sigma2 = _sandwich(problem, found.at.params, free) * num_rows / dof, None
+        covariance = _sandwich(problem, found.at.params, free) * num_rows / dof
     covariance = jnp.where(free[:, None] & free, covariance, 0)
     return NonlinearStats(
-        cost=found.at.cost * data.loss_scale**2,
+        cost=found.at.cost * given.scale(form, data) ** 2,
         residual_sum_of_squares=squares,
         num_rows=num_rows,
         dof=dof,
@@ -276,7 +277,7 @@ def infer(
     of = (lambda params: params) if of is None else of
     estimate, restore = ravel_pytree(of(solution.params))
     slopes = jax.jacobian(lambda flat: ravel_pytree(of(unravel(flat)))[0])(flat)
-    covariance = matmul(slopes, matmul(stats.covariance, slopes.T))
+    covariance = product(slopes, product(stats.covariance, slopes.T))
     if absolute_sigma:
         covariance = covariance / stats.sigma2
     known = ~jnp.any((slopes != 0) & ~stats.free, axis=1)

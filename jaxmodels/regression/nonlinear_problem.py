@@ -183,7 +183,8 @@ def _explain_bounds(form: Form, data: Data) -> None:
 
 def weighted(data: Data, values: Array) -> Array:
     """Divided by sigma, 0 where masked out; flat."""
-    values = values if data.sigma is None else jnp.where(jnp.isinf(data.sigma), 0, values / data.sigma)
+    # One reciprocal a value, and not a quotient for each of its derivatives too.
+    values = values if data.sigma is None else jnp.where(jnp.isinf(data.sigma), 0, values * (1 / data.sigma))
     return (values if data.mask is None else jnp.where(_rows(data.mask, values), values, 0)).ravel()
 
 
@@ -205,9 +206,19 @@ def residuals(form: Form, data: Data, params: PyTree) -> Array:
     return weighted(data, y - form.function(params, x).astype(y.dtype))
 
 
+def scale(form: Form, data: Data) -> Array | float:
+    """The unit of the residuals, where it matters."""
+    return 1.0 if form.loss == "squared" else data.loss_scale
+
+
+def scaled_residuals(form: Form, data: Data, params: PyTree) -> Array:
+    values = residuals(form, data, params)
+    return values if form.loss == "squared" else values * (1 / data.loss_scale)
+
+
 def cost(form: Form, data: Data, params: PyTree) -> Array:
-    scaled = residuals(form, data, params) / data.loss_scale
-    return data.loss_scale**2 * jnp.sum(robust.LOSSES[form.loss](scaled**2).value)
+    values = robust.LOSSES[form.loss](scaled_residuals(form, data, params) ** 2).value
+    return scale(form, data) ** 2 * jnp.sum(values)
 
 
 def invalid(form: Form, data: Data) -> Array:
