@@ -73,6 +73,17 @@ def test_a_dropped_column_takes_up_no_dimension(x64):
     assert kept.tolist() == [True, False, True, True, True, True, False, False]
 
 
+def test_finds_copies_among_many_columns(x64):
+    """Rounding grows with the columns: among 282 a copy's distance was 174 eps, which once passed for information."""
+    rng = np.random.default_rng(5)
+    matrix = (rng.uniform(size=(2000, 300)) < 0.1).astype(float)
+    copies = rng.choice(np.arange(150, 300), 20, replace=False)
+    matrix[:, copies] = matrix[:, rng.integers(0, 150, 20)] + matrix[:, rng.integers(0, 150, 20)] / 3
+    matrix -= matrix.mean(axis=0)
+    kept = qr.triangle(jnp.asarray(matrix), dependent=qr.DEPENDENT).kept
+    assert np.flatnonzero(~np.asarray(kept)).tolist() == sorted(copies)
+
+
 def test_keeps_what_is_nearly_dependent(x64):
     rng = np.random.default_rng(4)
     matrix = rng.normal(size=(100, 3))

@@ -27,7 +27,7 @@ def rounding_of(center: Array, total_weight: Array) -> Array:
     return CONSTANT * float(jnp.finfo(center.dtype).eps) * jnp.abs(center) * jnp.sqrt(total_weight)
 
 
-class _Columns(NamedTuple):
+class Columns(NamedTuple):
     """The columns that are factored: centred, and times the roots of the weights."""
 
     design: Array
@@ -43,7 +43,7 @@ class _Columns(NamedTuple):
     finite: Array
 
 
-class _Factor(NamedTuple):
+class Factor(NamedTuple):
     inverse: Array
     rank: Array
     upper_squares: Array
@@ -57,13 +57,13 @@ def solve(form: Form, problem: Problem) -> Solved:
     factor = _factorise(form, problem.penalty, columns)
     coefficients = _refined(factor.inverse, problem.penalty, columns)
     residuals = columns.targets - matmul(columns.design, coefficients)
-    return _with_intercept(form, columns, factor, coefficients, jnp.sum(residuals**2, axis=0))
+    return with_intercept(form, columns, factor, coefficients, jnp.sum(residuals**2, axis=0))
 
 
 # Centre --------------------------------------------------------------------------------------------------------------
 
 
-def _prepare(form: Form, problem: Problem) -> _Columns:
+def _prepare(form: Form, problem: Problem) -> Columns:
     x, y, weights = clean(problem)
     total = jnp.asarray(len(y), y.dtype) if weights is None else jnp.sum(weights)
     sums = sums_that_count(problem)
@@ -81,7 +81,7 @@ def _prepare(form: Form, problem: Problem) -> _Columns:
         x, y, x_mean, y_mean = x - x_rest, y - y_rest, x_mean + x_rest, y_mean + y_rest
     root = None if weights is None else jnp.sqrt(weights)
     num_rows = (len(y) if weights is None else jnp.sum(weights > 0)) - int(form.intercept)
-    return _Columns(weigh(root, x), weigh(root, y), x_mean, y_mean, total, rounding, jnp.asarray(num_rows), finite)
+    return Columns(weigh(root, x), weigh(root, y), x_mean, y_mean, total, rounding, jnp.asarray(num_rows), finite)
 
 
 def _shift(values: Array, mean: Array, low: Array | None, finite: Array) -> Array:
@@ -96,7 +96,7 @@ def _sum(weights: Array | None, rows: Array) -> Array:
 # Factorise -----------------------------------------------------------------------------------------------------------
 
 
-def _factorise(form: Form, penalty: Array | None, columns: _Columns) -> _Factor:
+def _factorise(form: Form, penalty: Array | None, columns: Columns) -> Factor:
     num_rows, size = columns.design.shape
     trusted = qr.WELL_CONDITIONED * size
     if form.method == "cholesky":
@@ -116,10 +116,10 @@ def _factorise(form: Form, penalty: Array | None, columns: _Columns) -> _Factor:
     scale = jnp.where(lengths > 0, lengths, 1)
     inverse_squares = jnp.sum((triangle.inverse * scale[:, None]) ** 2)
     upper_squares = jnp.sum(jnp.where(triangle.kept, triangle.upper / scale, 0) ** 2)
-    return _Factor(triangle.inverse, jnp.sum(triangle.kept), upper_squares, inverse_squares)
+    return Factor(triangle.inverse, jnp.sum(triangle.kept), upper_squares, inverse_squares)
 
 
-def _singular(upper: Array, lengths: Array, rounding: Array) -> _Factor:
+def _singular(upper: Array, lengths: Array, rounding: Array) -> Factor:
     """From the singular values of the scaled R: ``F F'`` is the pseudo-inverse of the Gram matrix.
 
     Which values count is decided on columns of length 1; the minimum norm is that of the columns as they came.
@@ -127,12 +127,12 @@ def _singular(upper: Array, lengths: Array, rounding: Array) -> _Factor:
     varies = lengths > rounding
     scale = jnp.where(varies, lengths, 1)
     _, values, right = jnp.linalg.svd(jnp.where(varies, upper / scale, 0))
-    counts = values > qr.DEPENDENT * float(jnp.finfo(upper.dtype).eps) * values[0]
+    counts = values > qr.DEPENDENT * qr.growth(len(upper)) * float(jnp.finfo(upper.dtype).eps) * values[0]
     reciprocals = jnp.where(counts, 1 / jnp.where(counts, values, 1), 0)
     factor = right.T * reciprocals / scale[:, None]
     null = right.T * ~counts / scale[:, None]
     factor = factor - _project(null, factor)
-    return _Factor(factor, jnp.sum(counts), jnp.sum(jnp.where(counts, values, 0) ** 2), jnp.sum(reciprocals**2))
+    return Factor(factor, jnp.sum(counts), jnp.sum(jnp.where(counts, values, 0) ** 2), jnp.sum(reciprocals**2))
 
 
 def _project(basis: Array, vectors: Array) -> Array:
@@ -146,7 +146,7 @@ def _project(basis: Array, vectors: Array) -> Array:
 # Solve ---------------------------------------------------------------------------------------------------------------
 
 
-def _refined(inverse: Array, penalty: Array | None, columns: _Columns) -> Array:
+def _refined(inverse: Array, penalty: Array | None, columns: Columns) -> Array:
     first = _apply(inverse, matmul(columns.design.T, columns.targets))
     gradient = matmul(columns.design.T, columns.targets - matmul(columns.design, first))
     if penalty is not None:
@@ -158,7 +158,7 @@ def _apply(inverse: Array, vectors: Array) -> Array:
     return matmul(inverse, matmul(inverse.T, vectors))
 
 
-def _with_intercept(form: Form, columns: _Columns, factor: _Factor, coefficients: Array, squares: Array) -> Solved:
+def with_intercept(form: Form, columns: Columns, factor: Factor, coefficients: Array, squares: Array) -> Solved:
     inverse, rank, upper_squares, inverse_squares = factor
     if form.intercept:
         present = columns.total_weight > 0

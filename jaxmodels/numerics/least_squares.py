@@ -23,13 +23,13 @@ from jax import lax
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array
 
-from jaxmodels.numerics import centered, certified
+from jaxmodels.numerics import centered, certified, side_by_side
 from jaxmodels.numerics.problem import Form, Problem, Solved, clean, limit, matmul, weigh
 from jaxmodels.numerics.problem import design as design_of
 
 METHODS = ("qr", "svd", "cholesky", "certified")
 # On a CPU, lanes of a batch are worked on in groups that fit its caches.
-GROUP_BYTES = 2**21
+GROUP_BYTES = 2**19
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -66,20 +66,43 @@ def _batchable(form: Form) -> Callable[[Problem], Solved]:
         batched = jax.tree.leaves(in_batched[0])
         axes = jax.tree.unflatten(structure, [0 if is_batched else None for is_batched in batched])
 
-        def all_at_once(lanes):
+        def merge(lanes, share):
             rest = iter(lanes)
-            merged = [next(rest) if is_batched else leaf for leaf, is_batched in zip(leaves, batched, strict=True)]
-            return jax.vmap(functools.partial(_solve_now, form), in_axes=(axes,))(structure.unflatten(merged))
+            return structure.unflatten(
+                [next(rest) if is_batched else share(leaf) for leaf, is_batched in zip(leaves, batched, strict=True)]
+            )
+
+        def all_at_once(lanes):
+            return jax.vmap(functools.partial(_solve_now, form), in_axes=(axes,))(merge(lanes, lambda leaf: leaf))
+
+        def vectors_of_lanes(lanes):
+            copied = merge(lanes, lambda leaf: jnp.broadcast_to(leaf, (len(lanes[0]), *leaf.shape)))
+            solved, trusted = side_by_side.solve(form, copied)
+
+            def with_the_rest():
+                return jax.tree.map(functools.partial(_choose, trusted), solved, all_at_once(lanes))
+
+            return lax.cond(jnp.all(trusted), lambda: solved, with_the_rest)
 
         lanes = [leaf for leaf, is_batched in zip(leaves, batched, strict=True) if is_batched]
-        solved = _in_groups(all_at_once, lanes, axis_size)
+        by_vectors = axes.x == 0 and side_by_side.applies(form, problem)
+        solved = lax.platform_dependent(
+            lanes,
+            cpu=functools.partial(_in_groups, vectors_of_lanes if by_vectors else all_at_once),
+            default=all_at_once,
+        )
         return solved, jax.tree.map(lambda _: True, solved)
 
     return one
 
 
-def _in_groups(function: Callable, lanes: list[Array], num_lanes: int) -> Solved:
-    """``function`` of all lanes at once, or on a CPU of as many as fit its caches."""
+def _choose(first: Array, a: Array, b: Array) -> Array:
+    return jnp.where(first.reshape(-1, *[1] * (a.ndim - 1)), a, b)
+
+
+def _in_groups(function: Callable, lanes: list[Array]) -> Solved:
+    """``function`` of as many lanes at a time as fit the caches."""
+    num_lanes = len(lanes[0])
     bytes_a_lane = sum(leaf.size * leaf.dtype.itemsize for leaf in lanes) // num_lanes
     size = max(1, GROUP_BYTES // max(1, bytes_a_lane))
     if size >= num_lanes:
@@ -94,10 +117,7 @@ def _in_groups(function: Callable, lanes: list[Array], num_lanes: int) -> Solved
     def join(groups):
         return jnp.concatenate([groups[:-1].reshape(-1, *groups.shape[2:]), groups[-1, repeated:]])
 
-    def grouped(_):
-        return jax.tree.map(join, lax.map(one_group, starts))
-
-    return lax.platform_dependent(lanes, cpu=grouped, default=function)
+    return jax.tree.map(join, lax.map(one_group, starts))
 
 
 # The derivative ------------------------------------------------------------------------------------------------------

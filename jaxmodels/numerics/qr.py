@@ -26,8 +26,8 @@ from jaxtyping import Array, Bool, Float, Int
 WELL_CONDITIONED = 4.0
 MAX_PASSES = 6
 # A good bound for ``dependent``: sums of a dozen columns, and changes of unit, stay below it; powers of a variable, of
-# condition 1e10, stay above.
-DEPENDENT = 64.0
+# condition 1e10, stay above. Rounding grows with the number of columns, and from FEW of them on the bound with it.
+DEPENDENT, FEW = 64.0, 16
 # Up to this size a loop over entries, each of them a vector of lanes under vmap, beats a LAPACK call a lane.
 SMALL = 6
 
@@ -99,7 +99,8 @@ def triangle(
       matrix: ``A``, finite.
       penalty: at least 0; as rows ``diag(sqrt(penalty))`` below ``A``. Default: none.
       dependent: distance from the span of the columns kept before, in units of eps and of its length, up to which a
-        column is dropped. With 0 the pivots of dependent columns are what rounding makes them, about eps.
+        column is dropped; of more than ``FEW`` columns in proportion to their number. With 0 the pivots of dependent
+        columns are what rounding makes them, about eps.
       rounding: a distance to add to that one: the column's own error, say, where it was long before its mean was
         subtracted.
       num_rows: bound on the rank of ``A``, where less than n: the rows that are not zero.
@@ -115,7 +116,8 @@ def triangle(
     whole = _Matrix(matrix, transposed, penalty)
     trusted = WELL_CONDITIONED * matrix.shape[1 - transposed] if trusted is None else trusted
     capacity = whole.num_rows if num_rows is None else num_rows
-    limits = _Limits(dependent, rounding, capacity if penalty is None else capacity + jnp.sum(penalty > 0))
+    capacity = capacity if penalty is None else capacity + jnp.sum(penalty > 0)
+    limits = _Limits(dependent * growth(matrix.shape[1 - transposed]), rounding, capacity)
 
     def unfinished(state: _State) -> Array:
         most = MAX_PASSES + jnp.sum(~state.triangle.kept)
@@ -125,10 +127,15 @@ def triangle(
     return lax.while_loop(unfinished, lambda state: _pass(whole, state, limits), _first_pass(whole, limits)).triangle
 
 
+def growth(num_columns: int) -> float:
+    """Of rounding with the number of columns."""
+    return max(1.0, num_columns / FEW)
+
+
 def _first_pass(matrix: _Matrix, limits: _Limits) -> _State:
     """With the columns as they are; as if it had not been, where their squares leave the range of the dtype."""
     gram = _gram(matrix, None)
-    safe = _squares_are_safe(_diagonal(gram))
+    safe = jnp.all(squares_are_safe(_diagonal(gram)))
     upper, inverse, condition = _cholesky(gram, matrix.num_rows)
     after = _State(Triangle(upper, inverse, jnp.ones(len(gram), bool), jnp.int32(1)), condition, safe)
     if not limits.below_lift:
@@ -206,10 +213,11 @@ def _gram(matrix: _Matrix, inverse: Array | None) -> Array:
     return gram + (jnp.diag(penalty) if inverse is None else product(inverse.T, penalty[:, None] * inverse))
 
 
-def _squares_are_safe(squares: Array) -> Array:
+def squares_are_safe(squares: Array) -> Array:
+    """Which are far from the ends of the range of their dtype."""
     limits = jnp.finfo(squares.dtype)
     least, most = float(limits.tiny) / float(limits.eps) ** 2, float(limits.max) ** 0.75
-    return jnp.all((squares > least) & (squares < most))
+    return (squares > least) & (squares < most)
 
 
 def _column_scale(matrix: _Matrix) -> Array:
@@ -251,6 +259,12 @@ def gram_error(dtype, num_rows: int, num_columns: int) -> float:
 
 
 def _small_cholesky(gram: Array, lift: float) -> tuple[Array, Array, Array]:
+    upper, inverse, squares = cholesky_entries(gram, lift)
+    return _from_entries(upper), _from_entries(inverse), jnp.sqrt(squares[0] * squares[1])
+
+
+def cholesky_entries(gram: Array, lift: float) -> tuple[list[list[Array]], list[list[Array]], tuple[Array, ...]]:
+    """R and its inverse as entries, of a Gram matrix ``[d, d, ...]``, and the sums of their squares."""
     size = len(gram)
     upper, reciprocals = [[jnp.zeros((), gram.dtype)] * size for _ in range(size)], []
     for i in range(size):
@@ -261,8 +275,9 @@ def _small_cholesky(gram: Array, lift: float) -> tuple[Array, Array, Array]:
                 reciprocals.append(lax.rsqrt(rest))
             upper[i][j] = rest * reciprocals[i]
     inverse = _inverse_entries(upper, reciprocals)
-    squares = [sum(row[j] ** 2 for i, row in enumerate(factor) for j in range(i, size)) for factor in (upper, inverse)]
-    return _from_entries(upper), _from_entries(inverse), jnp.sqrt(squares[0] * squares[1])
+    places = [(i, j) for i in range(size) for j in range(i, size)]
+    zero = jnp.zeros_like(gram[0, 0])
+    return upper, inverse, tuple(sum((factor[i][j] ** 2 for i, j in places), zero) for factor in (upper, inverse))
 
 
 def _inverse_entries(upper: list[list[Array]], reciprocals: list[Array]) -> list[list[Array]]:
