@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import tyro
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional
 
-from jaxmodels import classifier, console
+from jaxmodels import classifier, console, predictor, runs
 from jaxmodels.classifier import Options
 from jaxmodels.core import InputError
 
@@ -21,6 +21,7 @@ def run() -> int:
     commands = {
         "demo": demo,
         "train": train,
+        "fit": fit,
         "evaluate": evaluate,
         "predict": predict,
         "estimate": estimate,
@@ -80,23 +81,47 @@ def train(
     return 0 if summary["finished"] or number is None else 128 + number
 
 
+def fit(table: Positional[pathlib.Path], options: OmitArgPrefixes[predictor.Options], output: pathlib.Path) -> int:
+    """Fit a table: read, split, clean, compare models on folds, measure the best on held-out rows.
+
+    Args:
+        table: A CSV or Parquet file.
+        output: Folder of the run, made here: config, model, report, plots.
+    """
+    report = predictor.fit(table, options, output=output)
+    for name, found in report["compared"].items():
+        console.line(f"{name}: loss {found['loss']:.5g} +- {found['standard_error']:.2g} on {options.folds} folds")
+    if report["remark"]:
+        console.line(f"{report['model']}: {report['remark']}")
+    console.line(f"wrote {output / 'report.json'} and its plots")
+    names = ("model", "num_training", *_REGRESSION) if "r2" in report else ("model", "num_training", *_HEADLINE)
+    print(json.dumps({"run": str(output)} | {name: report[name] for name in names}))
+    return 0
+
+
+_REGRESSION = ("num_examples", "r2", "r2_interval", "root_mean_squared_error", "root_mean_squared_error_interval")
+
+
 def evaluate(
     run: Positional[pathlib.Path],
     directory: Positional[pathlib.Path],
     strict: bool = False,
     workers: int | None = None,
 ) -> int:
-    """Measure a trained classifier on a folder of photographs.
+    """Measure a trained classifier on a folder of photographs, or a fitted model on a table.
 
     Args:
-        run: What train left at --output.
-        directory: <class>/..., the classes of the run or some of them.
+        run: What train or fit left at --output.
+        directory: <class>/..., the classes of the run or some of them; or a table with the target.
         strict: Stop at a file that cannot be read. Default: leave it out and list it.
         workers: Threads that decode images. Default: the processors.
     """
-    report, folder = classifier.evaluate(run, directory, strict=strict, workers=workers)
+    if _is_table(run):
+        report, folder = predictor.evaluate(run, directory)
+    else:
+        report, folder = classifier.evaluate(run, directory, strict=strict, workers=workers)
     console.line(f"wrote {folder / 'report.json'} and its plots")
-    print(json.dumps({name: report[name] for name in _HEADLINE}))
+    print(json.dumps({name: report[name] for name in (_REGRESSION if "r2" in report else _HEADLINE)}))
     return 0
 
 
@@ -104,20 +129,35 @@ _HEADLINE = ("num_examples", "loss", "accuracy", "accuracy_interval", "balanced_
 
 
 def predict(run: Positional[pathlib.Path], files: Positional[tuple[pathlib.Path, ...]]) -> int:
-    """Classify image files; prints one JSON line a file.
+    """Classify image files, or predict the rows of a table; prints one JSON line a file or row.
 
     Args:
-        run: What train left at --output.
-        files: Image files.
+        run: What train or fit left at --output.
+        files: Image files; or one table.
     """
     if not files:
-        raise InputError("files: none given; name the images to classify")
+        raise InputError("files: none given; name the images to classify, or a table")
+    if _is_table(run):
+        return _predict_rows(run, files)
     code = 0
     for prediction in classifier.predict(run, files):
         record = {name: value for name, value in prediction._asdict().items() if value is not None}
         print(json.dumps(record), flush=True)
         code = 2 if prediction.error else code
     return code
+
+
+def _is_table(run: pathlib.Path) -> bool:
+    return runs.open_run(run)[1].get("kind") == "table"
+
+
+def _predict_rows(run: pathlib.Path, files: tuple[pathlib.Path, ...]) -> int:
+    table, *others = files
+    if others:
+        raise InputError(f"files: a model of tables predicts one at a time, got {len(files)}")
+    for line in predictor.predict(run, table):
+        print(json.dumps(line))
+    return 0
 
 
 def estimate(

@@ -76,6 +76,14 @@ def test_nonlinear_regression():
     assert "200 curves: 200 converged" in out
 
 
+def test_tables(tmp_path):
+    pytest.importorskip("sklearn")
+    out = run("06_tables.py", tmp_path)
+    for name in ("logistic regression", "perceptron"):
+        assert float(re.search(rf"{name}: accuracy (\d\.\d+)", out)[1]) > 0.93
+    assert "predictor: elastic_net" in out
+
+
 def test_elastic_net():
     out = run("07_elastic_net.py", 20)
     assert "smallest loss: l1_ratio" in out

@@ -7,12 +7,14 @@ colour-blind readers tell apart; lines differ in style as well.
 
 from jaxmodels.plots.benchmark import peer_ratios
 from jaxmodels.plots.classification import calibration, confusion_matrix, mistakes, precision_recall, roc
+from jaxmodels.plots.importance import importance
 from jaxmodels.plots.regression import regression
 from jaxmodels.plots.training import learning_curve
 
 __all__ = [
     "calibration",
     "confusion_matrix",
+    "importance",
     "learning_curve",
     "mistakes",
     "peer_ratios",
