@@ -14,6 +14,7 @@ from jaxmodels import metrics
 from jaxmodels.core import Batch, InputError
 from jaxmodels.metrics.accumulate import Sum, add, total
 
+pytestmark = pytest.mark.slow
 sklearn = pytest.importorskip("sklearn.metrics")
 
 CASES, ROWS = 1000, 24
