@@ -135,6 +135,20 @@ def test_regression(tmp_path, rows):
         plots.regression(actual, actual, tmp_path / "fit.png")
 
 
+@pytest.mark.parametrize("axes", [1, 6])
+def test_growth(tmp_path, axes):
+    line = {"seconds": 0.1, "roofline_seconds": None, "compile_seconds": 1.0, "program_bytes": 1e6}
+    lines = [line | {"axis": f"axis $_{{{axis}", "size": size} for axis in range(axes) for size in (1, 1000)]
+    assert ink(plots.growth(lines, tmp_path / "growth.png")) > 0.01
+
+
+def test_importance(tmp_path):
+    values = {f"column $_{{{place}": {"mean": 1 / (place + 1), "deviation": 0.1} for place in range(40)}
+    assert ink(plots.importance(values, tmp_path / "importance.png")) > 0.01
+    with pytest.raises(InputError, match="values: no column"):
+        plots.importance({}, tmp_path / "importance.png")
+
+
 def test_a_failed_plot_leaves_the_old_one(tmp_path):
     path = plots.regression([1.0, 2.0], [1.0, 3.0], tmp_path / "fit.png")
     before = path.read_bytes()

@@ -5,7 +5,7 @@ there is no global state, no display, and nothing to close. Colours are those of
 colour-blind readers tell apart; lines differ in style as well.
 """
 
-from jaxmodels.plots.benchmark import peer_ratios
+from jaxmodels.plots.benchmark import growth, peer_ratios
 from jaxmodels.plots.classification import calibration, confusion_matrix, mistakes, precision_recall, roc
 from jaxmodels.plots.importance import importance
 from jaxmodels.plots.regression import regression
@@ -14,6 +14,7 @@ from jaxmodels.plots.training import learning_curve
 __all__ = [
     "calibration",
     "confusion_matrix",
+    "growth",
     "importance",
     "learning_curve",
     "mistakes",

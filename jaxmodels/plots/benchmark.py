@@ -1,15 +1,15 @@
-"""How two runs of the benchmarks differ."""
+"""How two runs of the benchmarks differ, and how costs grow with the size of a problem."""
 
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from jaxmodels.core import InputError
-from jaxmodels.plots.figure import BLACK, BLUE, RED, Path, drawing, one_line, set_labels
+from jaxmodels.plots.figure import BLACK, BLUE, GREEN, RED, Path, drawing, one_line, set_labels
 
 
 def peer_ratios(
@@ -49,4 +49,43 @@ def peer_ratios(
         axes.invert_yaxis()
         set_labels(axes, "Our time over a peer's", "ratio (95 % interval)", "")
         axes.legend(fontsize=9)
+        return save(path)
+
+
+_COSTS = (
+    ("seconds", BLUE, "o-", "time, s"),
+    ("roofline_seconds", BLACK, ":", "a perfect device, s"),
+    ("compile_seconds", RED, "s--", "compilation, s"),
+    ("program_bytes", GREEN, "^--", "memory, GB"),
+)
+
+
+def growth(lines: Sequence[Mapping[str, Any]], path: Path) -> pathlib.Path:
+    """Time, its roofline, compilation and memory over the size, a panel an axis, all logarithmic.
+
+    Args:
+      lines: with ``axis``, ``size``, ``seconds``, ``roofline_seconds``, ``compile_seconds`` (seconds) and
+        ``program_bytes``; one that is ``None`` is left out.
+      path: the PNG to write; folders are made.
+
+    Returns:
+      ``path``.
+    """
+    if not lines:
+        raise InputError("lines: none to draw")
+    names = list(dict.fromkeys(line["axis"] for line in lines))
+    columns = min(4, len(names))
+    rows = -(-len(names) // columns)
+    with drawing((3.4 * columns, 0.5 + 3.0 * rows)) as (figure, save):
+        panels = figure.subplots(rows, columns, squeeze=False).ravel()
+        for name, axes in zip(names, panels, strict=False):
+            own = [line for line in lines if line["axis"] == name]
+            for key, color, style, label in _COSTS:
+                unit = 1e9 if key == "program_bytes" else 1
+                points = [(line["size"], line[key] / unit) for line in own if line[key]]
+                axes.loglog(*np.array(points).reshape(-1, 2).T, style, color=color, label=label, markersize=4)
+            set_labels(axes, one_line(name, 30), "size", "")
+        for axes in panels[len(names) :]:
+            axes.set_axis_off()
+        panels[0].legend(fontsize=8)
         return save(path)

@@ -95,7 +95,7 @@ def fit(path: str | os.PathLike, options: Options, *, output: str | os.PathLike)
         }
         run = runs.create(output, config)
         checkpoint.save(run.model, jax.tree.map(np.asarray, fitted.params))
-        _write(run.path, report, predicted, held_out.target)
+        _write(run.path, report, predicted, held_out.target, options.target)
     return report
 
 
@@ -225,12 +225,12 @@ def _plain(value: Any) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def _write(folder: pathlib.Path, report: dict[str, Any], predicted: np.ndarray, target: np.ndarray) -> None:
+def _write(folder: pathlib.Path, report: dict[str, Any], predicted: np.ndarray, target: np.ndarray, name: str) -> None:
     runs.write_text(folder / "report.json", json.dumps(report) + "\n")
     drawn = folder / "plots"
     drawn.mkdir(parents=True, exist_ok=True)
     if "r2" in report:
-        plots.regression(predicted, target, drawn / "predictions.png")
+        plots.regression(predicted, target, drawn / "predictions.png", name=name)
     else:
         plots.roc(report, drawn / "roc.png")
         plots.confusion_matrix(report, drawn / "confusion_matrix.png")
@@ -313,5 +313,5 @@ def evaluate(run: str | os.PathLike, path: str | os.PathLike) -> tuple[dict[str,
         report = _measured(predicted, values, loaded.classes)
         folder = pathlib.Path(run) / "evaluations" / pathlib.Path(path).stem
         folder.mkdir(parents=True, exist_ok=True)
-        _write(folder, report, predicted, values)
+        _write(folder, report, predicted, values, loaded.options.target)
     return report, folder
