@@ -133,7 +133,7 @@ def test_predict_gives_every_file_a_line(scratch, photos, tmp_path, capsys, monk
         cli.main()
     assert (ended.value.code, capsys.readouterr().err) == (
         2,
-        "jaxmodels: files: none given; name the images to classify\n",
+        "jaxmodels: files: none given; name the images to classify, or a table\n",
     )
 
 

@@ -235,8 +235,9 @@ def test_interrupting_a_program_ends_it(images):
     root = os.path.dirname(os.path.dirname(images.paths[0]))
     program = textwrap.dedent(
         f"""
-        import itertools
+        import itertools, signal
         from jaxmodels import data
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background job ignores
         images = data.scan({root!r})
         for epoch in itertools.count():
             for batch in data.batches(images, batch_size=2, image_size=8, epoch=epoch, workers=4):

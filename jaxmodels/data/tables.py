@@ -263,7 +263,7 @@ def _unique(path: pathlib.Path, names: Sequence[str]) -> list[str]:
 
 def _check_known(path: Any, categories: Collection[str], names: Collection[str]) -> None:
     if unknown := [name for name in categories if name not in names]:
-        raise InputError(f"{path}: has no column {unknown[0]!r}, to be read as categories; it has {', '.join(names)}")
+        raise InputError(f"{path}: has no column {unknown[0]!r}; it has {', '.join(names)}")
 
 
 def _typed(
