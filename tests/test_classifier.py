@@ -137,6 +137,7 @@ def test_predict_gives_every_file_a_line(scratch, photos, tmp_path, capsys, monk
     )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("tiny", "undrawn")
 def test_every_training_option_changes_the_run(photos, tmp_path):
     """An option that does nothing would leave the losses as they were."""
@@ -195,6 +196,7 @@ def test_sigterm_saves_and_exits(photos, tmp_path, monkeypatch, capsys):
         network.load(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_frozen_epochs_on_real_weights_then_the_whole_network(photos, data_dir, tmp_path):
     weights = str(data_dir / "weights" / "resnet50_augnet.pth")
     options = Options(

@@ -20,6 +20,7 @@ from sklearn.utils.estimator_checks import estimator_checks_generator
 from jaxmodels.core import InputError
 from jaxmodels.estimators import MLPClassifier, MLPRegressor
 
+pytestmark = pytest.mark.slow
 QUICK = {"hidden_sizes": (8,), "num_epochs": 30, "batch_size": 64, "learning_rate": 0.03}
 
 
