@@ -7,7 +7,11 @@ jaxmodels' default method over that candidate's: below 1, jaxmodels is faster. C
 the largest difference from a float64 Householder solution, relative to the largest coefficient. A candidate that would
 take minutes is timed on a part of the problems, and ``timed_on`` says on how many.
 
-No figures have been kept yet.
+Last run, two idle Zen 4 cores, Python 3.11.7, jax 0.10.2, scikit-learn 1.9.1, torch 2.13.0; ratios float32, float64.
+100,000 x 100: scikit-learn 0.30, 0.32 (a run before 0.31, 0.30), scipy gelsy 0.45, 0.39, torch gels 0.53, 0.62, a
+Cholesky factor without refinement and with 25 to 500 times the error 2.6, 2.2. 100,000 problems of 100 x 5: vmap of
+jnp.linalg.qr 1.12 (six times the error), 0.95; normal equations 0.96, 0.98; torch 0.76, 0.67; numpy qr 0.25, 0.25;
+scikit-learn in a loop 0.004, 0.005. 10,000 of them: the fastest in batches 1.43, 1.41; scikit-learn 0.005, 0.008.
 """
 
 from __future__ import annotations
