@@ -6,7 +6,7 @@ One JSON line a size. ``time_growth`` is the exponent between this size and the 
 ratio); ``roofline_growth`` that of the time which a perfect device would take, ``memory_growth`` that of XLA's plan.
 Time grows faster than its roofline where a cache is left behind, and slower where fixed costs still count.
 
-Last run, two shared Zen 4 cores, jax 0.10.2: rows 1e3 to 1e6, exponents 0.62, 0.67, 1.38 (roofline 0.97 to 1.00), columns
+Last run, two shared Zen 4 cores: rows 1e3 to 1e6, exponents 0.62, 0.67, 1.38 (roofline 0.97 to 1.00), columns
 2 to 2,000: 0.38, 1.23, 1.78 (0.85, 1.04, 1.34), lanes 10 to 1e5: 0.64, 0.80, 0.80, 0.99; memory as the roofline.
 """
 
