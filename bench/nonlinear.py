@@ -19,15 +19,13 @@ from __future__ import annotations
 import argparse
 import functools
 import json
-import platform
-import time
-from importlib import metadata
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from scipy import optimize
 
+from jaxmodels import benchmark
 from jaxmodels.regression import nonlinear
 
 # height, rate, level, slope; the fifth: place of a peak that is left out of the four.
@@ -94,47 +92,37 @@ def compare(num_curves: int, *, num_points: int, num_params: int, rounds: int, d
     part = min(num_curves, 1000)
     data = jax.device_put((x.astype(dtype), y.astype(dtype)))
     fit = functools.partial(jaxmodels_fit, num_params=num_params, tolerance=TOLERANCE[dtype])
-    start = time.perf_counter()
-    ours = jax.block_until_ready(fit(*data))
-    compile_seconds = time.perf_counter() - start
-    params, _, status = (np.asarray(each).reshape(num_curves, -1) for each in ours)
-    theirs = scipy_fit(x, y[:part], num_params=num_params)
+    candidates = {
+        "jaxmodels": lambda: fit(*data),
+        "curve_fit": lambda: scipy_fit(x, y[:part], num_params=num_params),
+    }
+    timed = benchmark.take_turns(candidates, rounds=rounds)
+    params, _, status = (np.asarray(each).reshape(num_curves, -1) for each in timed["jaxmodels"].result)
+    theirs = timed["curve_fit"].result
     minimum, unit, _ = (
         np.asarray(each).reshape(part, -1) for each in jaxmodels_fit(x, y[:part], num_params=num_params)
     )
     error = {"jaxmodels": np.abs(params[:part] - minimum) / unit, "curve_fit": np.abs(theirs - minimum) / unit}
-    times = {"jaxmodels": [], "curve_fit": []}
-    for _ in range(rounds):
-        start = time.perf_counter()
-        jax.block_until_ready(fit(*data))
-        times["jaxmodels"].append(time.perf_counter() - start)
-        start = time.perf_counter()
-        scipy_fit(x, y[:part], num_params=num_params)
-        times["curve_fit"].append((time.perf_counter() - start) * num_curves / part)
-    medians = {name: float(np.median(each)) for name, each in times.items()}
-    for name, seconds in medians.items():
+    scales = {"jaxmodels": 1.0, "curve_fit": num_curves / part}
+    for name, timing in timed.items():
+        seconds = scales[name] * timing.median
         line = {
             "question": f"{num_curves} of {num_points} x {num_params} {dtype}",
             "candidate": name,
             "milliseconds": round(1e3 * seconds, 3),
-            "ratio": round(medians["jaxmodels"] / seconds, 4),
+            "ratio": round(timed["jaxmodels"].over(timing).value / scales[name], 4),
             "fits_a_second": round(num_curves / seconds),
             "error": float(f"{np.nanmax(error[name]):.1e}"),
             "rounds": rounds,
         }
         if name == "jaxmodels":
             line |= {
-                "compile_milliseconds": round(1e3 * (compile_seconds - seconds)),
+                "compile_milliseconds": round(1e3 * (timing.first_seconds - seconds)),
                 "failed": int((status != 0).sum()),
             }
         else:
             line |= {"timed_on": part, "failed": int(np.isnan(theirs).any(axis=1).sum())}
-        print(json.dumps(line | versions()), flush=True)
-
-
-def versions() -> dict[str, str]:
-    found = {"python": platform.python_version(), "machine": platform.processor() or platform.machine()}
-    return found | {library: metadata.version(library) for library in ("jax", "jaxlib", "numpy", "scipy")}
+        print(json.dumps(line | benchmark.around()), flush=True)
 
 
 if __name__ == "__main__":
