@@ -54,6 +54,11 @@ def is_number(column: np.ndarray) -> bool:
     return column.dtype.kind == "f"
 
 
+def is_missing(column: np.ndarray) -> np.ndarray:
+    """``[n]`` booleans: the cells of a table's column that are missing."""
+    return np.isnan(column) if is_number(column) else np.array([cell is None for cell in column])
+
+
 def read(
     path: str | os.PathLike,
     *,

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmodels import losses
 from jaxmodels.data.tables import Table
 from jaxmodels.predictor import features
 from jaxmodels.predictor.features import Features
@@ -47,14 +46,10 @@ def outputs(name: str, learned: Features, params: Any, table: Table, task: Task,
 
 def loss_of(predicted: np.ndarray, target: np.ndarray, task: Task) -> np.ndarray:
     """``[n]``: the log loss of classes, the squared error or half the deviance of numbers."""
-    if task.classes is None:
-        if task.family.name == "gaussian":
-            return (predicted - target) ** 2
-        link = task.family.link.link(jnp.asarray(predicted))
-        return np.asarray(task.family.deviance(link, jnp.asarray(target))) / 2
-    if predicted.ndim == 1:
-        return np.asarray(losses.sigmoid_cross_entropy(jnp.asarray(predicted), jnp.asarray(target)))
-    return np.asarray(losses.softmax_cross_entropy(jnp.asarray(predicted), jnp.asarray(target, jnp.int32)))
+    outputs, targets = jnp.asarray(predicted), jnp.asarray(target)
+    if task.classes is None and task.family.name != "gaussian":
+        return np.asarray(task.family.deviance(task.family.link.link(outputs), targets)) / 2
+    return np.asarray(task.loss(outputs, targets))
 
 
 def compare(

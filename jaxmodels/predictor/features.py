@@ -75,20 +75,21 @@ def _learn_numbers(numbers: dict[str, np.ndarray], training: np.ndarray) -> dict
 _NUMBER_STATS: tuple[str, ...] = ("fill", "center", "spread")
 
 
+def _clean() -> tabular.Preprocessor:
+    return tabular.chain(tabular.impute("median"), tabular.scale("standard"))
+
+
 @jax.jit
 def _number_stats(x: Any, training: Any) -> Any:
     """By a mask over all rows, so that one compilation serves every fold."""
-    fill, scaling = tabular.chain(tabular.impute("median"), tabular.scale("standard")).fit(x, training)
+    fill, scaling = _clean().fit(x, training)
     return tabular.informative(x), fill, scaling
 
 
 def _ranked(column: np.ndarray, max_categories: int) -> list[str]:
     """The categories, most frequent first; one for the others where there are any."""
-    kept = encode.vocabulary(column, max_categories=max_categories)
-    counts = {category: int(np.sum(column == category)) for category in kept}
-    others = len(column) - sum(counts.values())
-    ranked = sorted(counts, key=lambda category: (-counts[category], category))
-    return [*ranked, OTHER] if others else ranked
+    counts = encode.most_frequent(column, max_categories)
+    return [*counts, OTHER] if sum(counts.values()) < len(column) else [*counts]
 
 
 def inputs(features: Features, table: Table) -> np.ndarray:
@@ -110,12 +111,11 @@ def inputs(features: Features, table: Table) -> np.ndarray:
 
 
 def _numbers(features: Features, table: Table) -> np.ndarray:
-    columns = []
-    for name, stats in features.numbers.items():
-        column = _column(table, name)
-        filled = np.where(np.isnan(column), stats["fill"], column)
-        columns.append((filled - stats["center"]) / stats["spread"])
-    return np.stack(columns, axis=1) if columns else np.zeros((table.num_rows, 0))
+    if not features.numbers:
+        return np.zeros((table.num_rows, 0))
+    x = np.stack([_column(table, name) for name in features.numbers], axis=1)
+    fill, *scaling = (np.array([stats[key] for stats in features.numbers.values()]) for key in _NUMBER_STATS)
+    return np.asarray(_clean().apply((fill, tabular.Scaling(*scaling)), x))
 
 
 def _column(table: Table, name: str) -> np.ndarray:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxmodels import epochs, losses, mlp, split, sweeps, train
+from jaxmodels import epochs, mlp, split, sweeps, train
 from jaxmodels.core import Batch, Model, PyTree
 from jaxmodels.predictor.options import Options
 from jaxmodels.predictor.task import Fitted, Task
@@ -32,14 +32,12 @@ def fit(x: np.ndarray, y: np.ndarray, training: np.ndarray, task: Task, options:
     level = np.array([y.mean(), y.std() or 1.0] if task.classes is None else [0, 1], np.float32)
     targets = ((y - level[0]) / level[1]).astype(np.float32) if task.classes is None else y.astype(np.int32)
     examples = Batch(x.astype(np.float32), targets)
-    loss = losses.squared_error if task.classes is None else losses.softmax_cross_entropy
-    loss = losses.sigmoid_cross_entropy if task.classes is not None and task.num_outputs == 0 else loss
     optimizer = optax.adamw(options.learning_rate, weight_decay=WEIGHT_DECAY)
     network = model(task, options)
-    trainer = train.trainer(network, loss=loss, optimizer=optimizer)
+    trainer = train.trainer(network, loss=task.loss, optimizer=optimizer)
 
     def member(number):
-        return _member(trainer, network, loss, examples, options, options.seed + number)
+        return _member(trainer, network, task.loss, examples, options, options.seed + number)
 
     members = [member(number) for number in range(options.members)]
     params = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(member.state.params for member in members))

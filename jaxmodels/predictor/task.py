@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmodels import families
+from jaxmodels import families, losses
 from jaxmodels.core import InputError, PyTree
 from jaxmodels.families import Family
 
@@ -23,6 +24,13 @@ class Task(NamedTuple):
     def num_outputs(self) -> int:
         """0 for one number a row, else a logit a class."""
         return 0 if self.classes is None or len(self.classes) == 2 else len(self.classes)
+
+    @property
+    def loss(self) -> Callable:
+        """``(outputs, targets) -> [n]`` by which a network learns: squared error, or cross-entropy from logits."""
+        if self.classes is None:
+            return losses.squared_error
+        return losses.softmax_cross_entropy if self.num_outputs else losses.sigmoid_cross_entropy
 
 
 class Fitted(NamedTuple):

@@ -106,7 +106,7 @@ def _prepare(path: str | os.PathLike, options: Options) -> Prepared:
         if name is not None and name not in table.columns:
             raise InputError(f"{flag}: {os.fspath(path)} has no column {name!r}; it has {', '.join(table.columns)}")
     target = table.columns[options.target]
-    known = ~np.isnan(target) if tables.is_number(target) else np.array([cell is not None for cell in target])
+    known = ~tables.is_missing(target)
     if known.sum() < FEWEST_ROWS:
         raise InputError(f"target: {options.target!r} has {known.sum()} values; give {FEWEST_ROWS} or more")
     table, target = table.rows(known), target[known]
@@ -138,7 +138,7 @@ def _read(path: str | os.PathLike, options: Options, categories: Iterable[str]) 
 
 def _times(name: str, column: np.ndarray) -> np.ndarray:
     """Numbers, or words whose order is that of time, as in 2026-11-24."""
-    missing = np.isnan(column) if tables.is_number(column) else np.array([cell is None for cell in column])
+    missing = tables.is_missing(column)
     if missing.any():
         raise InputError(f"time: column {name!r} is missing in {int(missing.sum())} rows; fill it, or drop those rows")
     return column if tables.is_number(column) else column.astype(str)
@@ -264,14 +264,14 @@ def predict(run: str | os.PathLike, path: str | os.PathLike) -> Iterator[dict[st
         loaded = _load(run)
         table = _read(path, loaded.options, loaded.features.categories)
         found = comparison.outputs(loaded.name, loaded.features, loaded.params, table, loaded.task, loaded.options)
-    for row, output in enumerate(found):
-        if loaded.classes is None:
-            yield {"row": row, "prediction": float(output)}
-            continue
-        logits = np.array([0.0, output]) if np.ndim(output) == 0 else output
-        shares = np.exp(logits - np.max(logits))
-        shares = dict(zip(loaded.classes, (shares / shares.sum()).tolist(), strict=True))
-        yield {"row": row, "label": max(shares, key=shares.__getitem__), "probabilities": shares}
+        logits = found if found.ndim == 2 else np.stack([np.zeros_like(found), found], axis=1)
+        shares = np.asarray(jax.nn.softmax(logits))
+    if loaded.classes is None:
+        yield from ({"row": row, "prediction": float(output)} for row, output in enumerate(found))
+        return
+    for row, share in enumerate(shares):
+        probabilities = dict(zip(loaded.classes, share.tolist(), strict=True))
+        yield {"row": row, "label": loaded.classes[share.argmax()], "probabilities": probabilities}
 
 
 def _known_target(path: str | os.PathLike, table: Table, loaded: _Loaded) -> tuple[np.ndarray, np.ndarray]:
@@ -280,17 +280,15 @@ def _known_target(path: str | os.PathLike, table: Table, loaded: _Loaded) -> tup
     if name not in table.columns:
         raise InputError(f"{os.fspath(path)}: has no column {name!r} to compare with; use predict")
     target = table.columns[name]
-    if loaded.classes is None:
-        if not tables.is_number(target):
-            raise InputError(f"{os.fspath(path)}: column {name!r} holds words; the model predicts numbers")
-        known = ~np.isnan(target)
-        values = target[known]
-    else:
-        known = np.array([cell is not None for cell in target])
-        if new := sorted(set(target[known]) - set(loaded.classes)):
+    known = ~tables.is_missing(target)
+    values = target[known]
+    if loaded.classes is None and not tables.is_number(target):
+        raise InputError(f"{os.fspath(path)}: column {name!r} holds words; the model predicts numbers")
+    if loaded.classes is not None:
+        if new := sorted(set(values) - set(loaded.classes)):
             classes = ", ".join(loaded.classes)
             raise InputError(f"{os.fspath(path)}: {name!r} holds {new[0]!r}, which is none of the classes {classes}")
-        values = np.searchsorted(loaded.classes, target[known].astype(str))
+        values = np.searchsorted(loaded.classes, values.astype(str))
     if not known.any():
         raise InputError(f"{os.fspath(path)}: column {name!r} is empty; give rows with a target, or use predict")
     return known, values

@@ -28,9 +28,18 @@ def vocabulary(values: Sequence[str | None], *, max_categories: int | None = Non
     >>> vocabulary(["b", "a", None, "b", "c"], max_categories=2)
     ('a', 'b')
     """
+    return tuple(sorted(most_frequent(values, max_categories)))
+
+
+def most_frequent(values: Sequence[str | None], limit: int | None = None) -> dict[str, int]:
+    """At most ``limit`` categories and their counts, the most frequent first, of equals the alphabetically first.
+
+    >>> most_frequent(["b", "a", None, "b", "c"], 2)
+    {'b': 2, 'a': 1}
+    """
     counts = Counter(value for value in values if value is not None)
     ranked = sorted(counts, key=lambda value: (-counts[value], value))
-    return tuple(sorted(ranked[:max_categories]))
+    return {value: counts[value] for value in ranked[:limit]}
 
 
 def codes(values: Sequence[str | None], categories: Sequence[str]) -> Int[np.ndarray, " n"]:
