@@ -6,6 +6,7 @@ input that cannot be used; 1 for a training that diverged; 128 + n where signal 
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from typing import NoReturn
@@ -30,7 +31,10 @@ def main() -> None:
     except DivergenceError as error:
         _fail(str(error), code=1)
     except KeyboardInterrupt:
-        _fail("interrupted", code=128 + signal.SIGINT)
+        _tell("interrupted")
+        sys.stdout.flush()
+        # Without tear-down: jaxlib's crashes where it was interrupted in the middle of a compilation.
+        os._exit(128 + signal.SIGINT)
     except BrokenPipeError:
         # The reader of our output has left. Closing stderr keeps Python's exit from complaining about stdout.
         sys.stderr.close()
@@ -38,5 +42,9 @@ def main() -> None:
 
 
 def _fail(message: str, *, code: int) -> NoReturn:
-    print(f"jaxmodels: {' '.join(message.split())}", file=sys.stderr)
+    _tell(message)
     sys.exit(code)
+
+
+def _tell(message: str) -> None:
+    print(f"jaxmodels: {' '.join(message.split())}", file=sys.stderr, flush=True)

@@ -192,3 +192,19 @@ def test_the_commands_fit_predict_and_evaluate(fitted):
     lines = run("predict", folder / "again", path).splitlines()
     assert json.loads(lines[0]).keys() == {"row", "prediction"}
     assert json.loads(run("evaluate", folder / "again", path))["r2"] > 0.9
+
+
+def test_an_interrupt_ends_with_its_code_and_without_tear_down():
+    """jaxlib's tear-down crashed where a compilation was interrupted; what was printed before must not be lost."""
+    program = """
+import atexit
+from jaxmodels import cli, commands
+def run():
+    atexit.register(print, "torn down")
+    print("a line before")
+    raise KeyboardInterrupt
+commands.run = run
+cli.main()
+"""
+    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (answer.returncode, answer.stdout, answer.stderr) == (130, "a line before\n", "jaxmodels: interrupted\n")
