@@ -7,11 +7,12 @@ import json
 import pathlib
 import signal
 from collections.abc import Callable, Iterator
+from typing import Literal
 
 import tyro
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional
 
-from jaxmodels import classifier, console, predictor, runs
+from jaxmodels import classifier, console, data, predictor, runs
 from jaxmodels.classifier import Options
 from jaxmodels.core import InputError
 
@@ -21,6 +22,7 @@ def run() -> int:
     commands = {
         "demo": demo,
         "train": train,
+        "pack": pack,
         "fit": fit,
         "evaluate": evaluate,
         "predict": predict,
@@ -58,7 +60,7 @@ def train(
     """Train a classifier on a folder of photographs.
 
     Args:
-        directory: train/<class>/... and val/<class>/..., or <class>/... which is then split.
+        directory: train/<class>/... and val/<class>/..., or <class>/... which is then split; or what pack made of it.
         output: Folder of the run, made here: config, metrics, checkpoints, model, report, plots.
         resume: Continue the run at --output where it stopped; its options are its own.
         strict: Stop at a file that cannot be read. Default: leave it out and list it.
@@ -79,6 +81,32 @@ def train(
         console.line(f"stopped at step {summary['step']}, saved; continue with: jaxmodels train ... --resume")
     print(json.dumps(summary))
     return 0 if summary["finished"] or number is None else 128 + number
+
+
+def pack(
+    directory: Positional[pathlib.Path],
+    output: pathlib.Path,
+    image_size: int = 224,
+    modes: tuple[Literal["crop", "canvas"], ...] = ("crop", "canvas"),
+    strict: bool = False,
+    workers: int | None = None,
+) -> int:
+    """Decode a folder of photographs once, into a store that train and evaluate take in its place.
+
+    Args:
+        directory: As for train, or as for evaluate.
+        output: The store, made here; one that is there already is compared with the folder.
+        image_size: The --image-size of the trainings.
+        modes: Crops for evaluation and frozen features, canvases for augmentation; of validation images crops alone.
+        strict: Stop at a file that cannot be read. Default: leave it out and list it.
+        workers: Threads that decode images. Default: the processors.
+    """
+    parts = data.pack(directory, output, image_size=image_size, modes=modes, strict=strict, workers=workers)
+    for images in parts.values():
+        for entry in images.skipped:
+            console.line(f"skipped {entry.path!r}: {entry.reason}")
+    print(json.dumps({"store": str(output), "images": sum(len(images.paths) for images in parts.values())}))
+    return 0
 
 
 def fit(table: Positional[pathlib.Path], options: OmitArgPrefixes[predictor.Options], output: pathlib.Path) -> int:
@@ -112,7 +140,8 @@ def evaluate(
 
     Args:
         run: What train or fit left at --output.
-        directory: <class>/..., the classes of the run or some of them; or a table with the target.
+        directory: <class>/..., the classes of the run or some of them; such a part of what pack made; or a table with
+            the target.
         strict: Stop at a file that cannot be read. Default: leave it out and list it.
         workers: Threads that decode images. Default: the processors.
     """

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxmodels import classifier, cli, mlp, runs
+from jaxmodels import classifier, cli, data, mlp, runs
 from jaxmodels.classifier import Options, network, training
 from jaxmodels.core import InputError, chain, stateless
 from jaxmodels.plots import figure
@@ -135,6 +135,20 @@ def test_predict_gives_every_file_a_line(scratch, photos, tmp_path, capsys, monk
         2,
         "jaxmodels: files: none given; name the images to classify, or a table\n",
     )
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_packed_store_trains_and_evaluates_as_its_folder(photos, tmp_path):
+    options = Options(**SMALL, epochs=1)
+    data.pack(photos, tmp_path / "packed", image_size=16)
+    for name, directory in (("a", photos), ("b", tmp_path / "packed")):
+        classifier.train(directory, options, output=tmp_path / name)
+    assert losses_of(tmp_path / "a") == losses_of(tmp_path / "b")
+    reports = [classifier.evaluate(tmp_path / "a", root / "val")[0] for root in (photos, tmp_path / "packed")]
+    assert reports[0] == reports[1]
+    with pytest.raises(InputError, match="train' holds crops of 16 px .* not canvases of 23 px"):
+        classifier.train(tmp_path / "packed", Options(**SMALL | {"image_size": 20}), output=tmp_path / "c")
+    assert not (tmp_path / "c").exists()
 
 
 @pytest.mark.slow

@@ -106,6 +106,16 @@ def read(directory: str | pathlib.Path, options: Options, *, strict: bool, worke
     return Photographs(training, validation, (*training.skipped, *validation.skipped))
 
 
+def check_pixels(job: Job) -> None:
+    """Raise ``InputError`` now, not in the middle of a run, where a packed store lacks pixels that it will need."""
+    augment, whole = job.options.augment, job.num_epochs > job.frozen_epochs
+    modes = ["crop"] if job.options.weights or augment == "never" else []
+    modes += ["canvas"] if augment == "always" or (augment == "auto" and whole) else []
+    for mode in modes:
+        _images(job, job.photographs.training, mode=mode)  # nothing is read before the first batch
+    _images(job, job.photographs.validation)
+
+
 def fingerprint(photographs: Photographs) -> str:
     """Changes when an image is added, removed or renamed, so that a resumed run sees the data it began with."""
     names = [
@@ -319,14 +329,8 @@ def _augmentation(job: Job) -> Callable:
 
 
 def _feature_batches(job: Job, features: np.ndarray, epoch: int, step: int) -> Iterable[Batch]:
-    return data.array_batches(
-        features,
-        job.photographs.training.labels,
-        batch_size=job.options.batch_size,
-        seed=job.options.seed,
-        epoch=epoch,
-        step=step,
-    )
+    labels, size, seed = job.photographs.training.labels, job.options.batch_size, job.options.seed
+    return data.array_batches(features, labels, batch_size=size, seed=seed, epoch=epoch, step=step)
 
 
 def _images(

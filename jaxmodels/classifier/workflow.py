@@ -20,7 +20,7 @@ from jaxmodels import evaluate as evaluation
 from jaxmodels.classifier import network, training
 from jaxmodels.classifier.network import Classifier
 from jaxmodels.classifier.options import Options, changed, check
-from jaxmodels.core import InputError, PyTree
+from jaxmodels.core import Batch, InputError, PyTree
 from jaxmodels.data import decode
 from jaxmodels.networks import resnet
 from jaxmodels.preprocess.images import IMAGENET, Preprocess
@@ -85,7 +85,7 @@ def train(
     if trained.finished:
         network.save(job.run, trained.params, trained.state)
         validation = job.photographs.validation
-        report = write_report(job.run.path, trained.logits, validation, job.options)
+        report = write_report(job.run.path, trained.logits, validation, job.preprocess)
         plots.learning_curve(_epochs(job.run), job.run.plots / "learning_curve.png")
         summary |= {name: report[name] for name in ("loss", "accuracy", "roc_auc")}
     return summary | {
@@ -106,10 +106,12 @@ def _begun(directory, options: Options, output, strict, workers, should_stop) ->
         "preprocess": preprocess._asdict(),
         "photographs": training.fingerprint(photographs),
     }
+    cache = data.PixelCache(CACHE_BYTES)
+    job = training.Job(options, preprocess, photographs, runs.Run(output), workers, cache, should_stop)
+    training.check_pixels(job)
     run = runs.create(output, config)
     runs.write_json(run.path / "skipped.json", [entry._asdict() for entry in photographs.skipped])
-    cache = data.PixelCache(CACHE_BYTES)
-    return training.Job(options, preprocess, photographs, run, workers, cache, should_stop), extractor
+    return job, extractor
 
 
 def _continued(directory, options: Options, output, strict, workers, should_stop) -> tuple[training.Job, PyTree | None]:
@@ -160,24 +162,34 @@ def evaluate(
         console.line(f"skipped {entry.path!r}: {entry.reason}")
     logits = _logits(classifier, folder, workers)
     target = pathlib.Path(run) / "evaluations" / pathlib.Path(directory).resolve().name
-    return write_report(target, logits, folder, classifier.options), target
+    return write_report(target, logits, folder, classifier.preprocess), target
 
 
 def _logits(classifier: Classifier, folder: data.ImageFolder, workers: int | None) -> np.ndarray:
     predict = resnet.inference(classifier.model, classifier.params, classifier.state)
-    batches = data.batches(
-        folder,
-        batch_size=min(classifier.options.batch_size, len(folder.paths)),
-        image_size=classifier.preprocess.image_size,
-        resize_size=classifier.preprocess.resize_size,
-        interpolation=classifier.preprocess.interpolation,
-        shuffle=False,
-        workers=workers,
-    )
+    batch_size = min(classifier.options.batch_size, len(folder.paths))
+    batches = _crops(folder, classifier.preprocess, batch_size=batch_size, workers=workers)
     return evaluation.collect(predict, batches).outputs
 
 
-def write_report(path: pathlib.Path, logits: np.ndarray, folder: data.ImageFolder, options: Options) -> dict[str, Any]:
+def _crops(
+    folder: data.ImageFolder, preprocess: Preprocess, *, batch_size: int, workers: int | None = None
+) -> Iterator[Batch]:
+    """What the network sees of photographs, in their order."""
+    return data.batches(
+        folder,
+        batch_size=batch_size,
+        image_size=preprocess.image_size,
+        resize_size=preprocess.resize_size,
+        interpolation=preprocess.interpolation,
+        shuffle=False,
+        workers=workers,
+    )
+
+
+def write_report(
+    path: pathlib.Path, logits: np.ndarray, folder: data.ImageFolder, preprocess: Preprocess
+) -> dict[str, Any]:
     """Write ``report.json`` and the plots of a classifier's logits on photographs; returns the report."""
     report = evaluation.classification_report(logits, folder.labels, classes=folder.classes)
     drawn = path / "plots"
@@ -188,7 +200,8 @@ def write_report(path: pathlib.Path, logits: np.ndarray, folder: data.ImageFolde
     plots.calibration(report, drawn / "calibration.png")
     wrong = evaluation.most_confident_mistakes(logits, folder.labels, count=MISTAKES)
     if len(wrong):
-        images = [decode.resize_and_crop(decode.decode(folder.paths[row])) for row in wrong]
+        shown = folder._replace(paths=tuple(folder.paths[row] for row in wrong), labels=folder.labels[wrong])
+        images = [*np.asarray(next(_crops(shown, preprocess, batch_size=len(wrong))).inputs)]
         titles = [_mistake(logits[row], folder, row) for row in wrong]
         plots.mistakes(images, titles, drawn / "mistakes.png")
     return report

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from jaxmodels.data.decode import DecodeError
+from jaxmodels.data.example import Canvas
 from jaxmodels.data.folder import ImageFolder, Skipped, check, read_folder, scan, split
 from jaxmodels.data.loader import (
-    Canvas,
     PixelCache,
     array_batches,
     batches,
@@ -13,6 +13,7 @@ from jaxmodels.data.loader import (
     order,
     steps_per_epoch,
 )
+from jaxmodels.data.packing import pack
 
 __all__ = [
     "Canvas",
@@ -25,6 +26,7 @@ __all__ = [
     "check",
     "check_labels",
     "order",
+    "pack",
     "read_folder",
     "scan",
     "split",

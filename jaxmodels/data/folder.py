@@ -3,6 +3,8 @@
     train, val = read_folder("flowers")      # flowers/{train,val}/<class>/... or flowers/<class>/...
     train, skipped = check(train)            # what does not decode goes now, not in epoch 7
 
+A packed store of such a folder (``packing.pack``) is read by the same functions, and gives the same.
+
 Order is that of the names, class by class, whatever order the file system lists them in. Names are compared in
 Unicode's composed form (NFC), so that a folder copied from a Mac has the same order as its original.
 """
@@ -21,7 +23,7 @@ import numpy as np
 from jaxtyping import Int32
 
 from jaxmodels.core import InputError
-from jaxmodels.data import decode
+from jaxmodels.data import decode, packed
 
 EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".avif")
 """File names that are taken for images; upper or lower case."""
@@ -46,10 +48,12 @@ class ImageFolder(NamedTuple):
     """Names, by label."""
     skipped: tuple[Skipped, ...] = ()
     """What lies in the folder and is not among ``paths``, with reasons; hidden files are not mentioned."""
+    store: packed.Packed | None = None
+    """Where the pixels are, if the folder is a packed store; ``paths`` are then the names of its images, not files."""
 
 
 def scan(path: str | os.PathLike, *, classes: Sequence[str] | None = None) -> ImageFolder:
-    """List a folder that holds one sub-folder a class; nothing is decoded.
+    """List a folder that holds one sub-folder a class, or a packed store of one; nothing is decoded.
 
     Folders inside a class count as that class. Symbolic links are followed, and a directory is visited once, so
     that links in a circle end. Hidden files are ignored; whatever else is not an image goes to ``skipped``.
@@ -64,7 +68,7 @@ def scan(path: str | os.PathLike, *, classes: Sequence[str] | None = None) -> Im
 
     Raises:
       InputError: the folder is missing, is a file, is unreadable, or holds no images; a class is empty, is the
-        only one, or is not among ``classes``.
+        only one, or is not among ``classes``; a packed store is damaged.
 
     >>> scan("no/such/folder")
     Traceback (most recent call last):
@@ -72,6 +76,8 @@ def scan(path: str | os.PathLike, *, classes: Sequence[str] | None = None) -> Im
     jaxmodels.core.InputError: 'no/such/folder' does not exist: give a folder that holds one sub-folder a class
     """
     root, skipped = os.fspath(path), []
+    if packed.is_packed(root):
+        return _scan_packed(packed.open_packed(root), classes)
     folders = _class_folders(root, skipped)
     _check_layout(root, folders, classes)
     classes = tuple(folders) if classes is None else tuple(_name(name) for name in classes)
@@ -79,13 +85,24 @@ def scan(path: str | os.PathLike, *, classes: Sequence[str] | None = None) -> Im
     found = {name: _images_below(folder, visited, skipped) for name, folder in folders.items()}
     _check_found(root, folders, found)
     labels = np.repeat([classes.index(name) for name in found], [len(paths) for paths in found.values()])
-    pairs = sorted(zip(labels.tolist(), [path for paths in found.values() for path in paths], strict=True), key=_first)
-    return ImageFolder(
-        paths=tuple(path for _, path in pairs),
-        labels=np.array([label for label, _ in pairs], np.int32),
-        classes=classes,
-        skipped=tuple(skipped),
-    )
+    paths = [path for paths in found.values() for path in paths]
+    return _sorted(paths, labels, classes)._replace(skipped=tuple(skipped))
+
+
+def _scan_packed(store: packed.Packed, classes: Sequence[str] | None) -> ImageFolder:
+    """A store's images, as ``scan`` would have found them in its folder."""
+    names = store.content["classes"]
+    _check_layout(store.path, {name: os.path.join(store.path, name) for name in names}, classes)
+    classes = tuple(names) if classes is None else tuple(_name(name) for name in classes)
+    labels = np.array([classes.index(name) for name in names])[store.content["labels"]]
+    skipped = (Skipped(os.path.join(store.path, name), reason) for name, reason in store.content["skipped"])
+    return _sorted(list(store.rows), labels, classes)._replace(skipped=tuple(skipped), store=store)
+
+
+def _sorted(paths: Sequence[str], labels: np.ndarray, classes: tuple[str, ...]) -> ImageFolder:
+    """By class; those of a class stay in their order."""
+    order = np.argsort(labels, kind="stable")
+    return ImageFolder(tuple(paths[row] for row in order), labels[order].astype(np.int32), classes)
 
 
 def read_folder(
@@ -107,17 +124,26 @@ def read_folder(
     Raises:
       InputError: as ``scan`` and ``split`` do, and for a validation set with a class that training lacks.
     """
+    found = parts(path)
+    if len(found) == 1:
+        return split(found[""], validation_fraction=validation_fraction, seed=seed)
+    train, validation = found.values()
+    return train, validation
+
+
+def parts(path: str | os.PathLike) -> dict[str, ImageFolder]:
+    """The parts that a data set is laid out in: ``{"train": ..., "val": ...}``, or all of it as ``{"": ...}``."""
     root = os.fspath(path)
     names = _class_folders(root, [])
     validation = _validation_name(names)
     if "train" in names and validation is None and not set(names) - {"train", "test"}:
         raise InputError(f"{root!r} has train but no val: give {names['train']!r} to have it split, or add val")
     if "train" not in names or validation is None:
-        return split(scan(root), validation_fraction=validation_fraction, seed=seed)
+        return {"": scan(root)}
     if _identity(names["train"]) == _identity(names[validation]):
         raise InputError(f"{names[validation]!r} is {names['train']!r}: validate on images that are not trained on")
     train = scan(names["train"])
-    return train, scan(names[validation], classes=train.classes)
+    return {"train": train, validation: scan(names[validation], classes=train.classes)}
 
 
 def split(images: ImageFolder, *, validation_fraction: float = 0.2, seed: int = 0) -> tuple[ImageFolder, ImageFolder]:
@@ -153,6 +179,8 @@ def check(
 ) -> tuple[ImageFolder, tuple[Skipped, ...]]:
     """Read every file to its end and drop those that do not decode, so that no epoch meets one later.
 
+    Of a packed store, which holds none that did not, checksums are compared.
+
     Args:
       images: from ``scan``.
       strict: raise instead of dropping.
@@ -165,8 +193,13 @@ def check(
 
     Raises:
       InputError: with ``strict``, names the first bad file and counts them; otherwise where a class has no file left.
+        A packed store is damaged.
     """
-    reasons = _reasons(images.paths, workers or decode.default_workers(), max_pixels)
+    workers = workers or decode.default_workers()
+    if images.store is not None:
+        packed.verify(images.store, images.paths, workers=workers)
+        return images, ()
+    reasons = _reasons(images.paths, workers, max_pixels)
     bad = tuple(Skipped(path, reason) for path, reason in zip(images.paths, reasons, strict=True) if reason)
     if bad and strict:
         raise InputError(f"{bad[0].path!r} {bad[0].reason} ({len(bad)} of {len(images.paths)} files do not decode)")
@@ -196,10 +229,6 @@ def _reasons(paths: Sequence[str], workers: int, max_pixels: int) -> list[str | 
 def _select(images: ImageFolder, keep: np.ndarray) -> ImageFolder:
     paths = tuple(path for path, kept in zip(images.paths, keep, strict=True) if kept)
     return images._replace(paths=paths, labels=images.labels[keep])
-
-
-def _first(pair):
-    return pair[0]
 
 
 def _name(name: str) -> str:

@@ -10,28 +10,22 @@ Every batch has the same shape; the last is filled up with rows of weight 0.
 
 from __future__ import annotations
 
-import operator
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, NamedTuple
+from functools import partial
+from operator import index, itemgetter
+from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Int
 
 from jaxmodels.core import Batch, InputError, PyTree
-from jaxmodels.data import decode
+from jaxmodels.data import decode, packed
+from jaxmodels.data.example import Recipe, check_at_least, example, recipe
 from jaxmodels.data.folder import ImageFolder
-
-
-class Canvas(NamedTuple):
-    """Whole images squeezed on to squares, and the shape that they had."""
-
-    pixels: UInt8[Array | np.ndarray, "n size size 3"]
-    aspect: Float[Array | np.ndarray, "n"]
-    """Width over height, before the squeeze."""
 
 
 class PixelCache:
@@ -41,8 +35,8 @@ class PixelCache:
     used would then drop each just before it is needed.
 
     >>> cache = PixelCache(max_bytes=2**20)
-    >>> cache.put("a", Canvas(np.zeros((4, 4, 3), np.uint8), np.ones((), np.float32))), cache.num_bytes
-    (None, 52)
+    >>> cache.put("a", np.zeros((4, 4, 3), np.uint8)), cache.num_bytes
+    (None, 48)
     """
 
     def __init__(self, max_bytes: int):
@@ -83,7 +77,7 @@ def order(num_examples: int, *, seed: int, epoch: int, shuffle: bool = True) -> 
     if not shuffle:
         return np.arange(num_examples)
     for name, value in (("seed", seed), ("epoch", epoch)):
-        if operator.index(value) < 0:
+        if index(value) < 0:
             raise InputError(f"{name}={value} is negative: give 0 or more")
     bits = np.random.Philox(key=np.array([seed, epoch], np.uint64)).random_raw(num_examples)
     return np.argsort(bits, kind="stable")
@@ -125,7 +119,8 @@ def batches(
     what is under way and joins the threads.
 
     Args:
-      images: from ``folder``; labels come from it.
+      images: from ``folder``; labels come from it. A packed store holds the very pixels that its folder gives, and
+        only for the modes and sizes that it was packed for.
       batch_size: rows over all hosts.
       mode: ``"crop"``: ``inputs`` uint8 ``[n, image_size, image_size, 3]``, by ``decode.resize_and_crop``.
         ``"canvas"``: ``inputs`` a ``Canvas`` of side ``resize_size``, for random crops on the device.
@@ -138,7 +133,7 @@ def batches(
       process_index, process_count: this host, and of how many; it gets its contiguous slice of every batch.
       workers: decoding threads; default: the processors this process may use.
       prefetch: batches made ahead of the one in use.
-      cache: keeps pixels between epochs.
+      cache: keeps pixels between epochs; a packed store has no use for it.
       max_pixels: as in ``decode.decode``.
       put: moves a batch of NumPy arrays on to the device or devices.
 
@@ -148,30 +143,17 @@ def batches(
     Raises:
       InputError: for arguments, at once. ``decode.DecodeError``: at the batch that holds the file it names.
     """
-    resize_size = round(image_size * 256 / 224) if resize_size is None else resize_size
-    spec = _Spec(mode, image_size, resize_size, interpolation)
-    if mode not in ("crop", "canvas"):
-        raise InputError(f"mode={mode!r} is not 'crop' or 'canvas'")
-    if interpolation not in decode.INTERPOLATIONS:
-        raise InputError(f"interpolation={interpolation!r} is not one of {', '.join(decode.INTERPOLATIONS)}")
-    for name, value, least in (
-        ("image_size", image_size, 1),
-        ("resize_size", resize_size, 1),
-        ("prefetch", prefetch, 0),
-    ):
-        _check_at_least(name, value, least)
+    wanted = recipe(mode, image_size, resize_size, interpolation)
+    check_at_least("prefetch", prefetch, 0)
     workers = decode.default_workers() if workers is None else workers
-    _check_at_least("workers", workers, 1)
+    check_at_least("workers", workers, 1)
     plan = _plan(len(images.paths), "images", batch_size, seed, epoch, step, shuffle, process_index, process_count)
-
-    def load(row: int) -> PyTree:
-        return _load(images.paths[row], spec, cache, max_pixels)
+    jobs, join = _reading(images, wanted, cache, max_pixels)
 
     def assemble(examples: list[Future], rows: np.ndarray, weights: np.ndarray) -> Batch:
-        inputs = jax.tree.map(lambda *leaves: np.stack(leaves), *[example.result() for example in examples])
-        return put(Batch(inputs, images.labels[rows], weights))
+        return put(Batch(join([example.result() for example in examples]), images.labels[rows], weights))
 
-    return _stream(plan, load, assemble, workers, prefetch)
+    return _stream(plan, jobs, assemble, workers, prefetch)
 
 
 def array_batches(
@@ -236,32 +218,30 @@ def check_labels(labels: Any, num_classes: int) -> None:
         raise InputError(f"labels[{place}] is {value}, outside 0 to {num_classes - 1} (num_classes={num_classes})")
 
 
-class _Spec(NamedTuple):
-    """What, beside the file, decides an example's pixels."""
+def _reading(images: ImageFolder, wanted: Recipe, cache: PixelCache | None, max_pixels: int):
+    """``(jobs, join)``: what reads the inputs of ``rows``, a call a job, and what makes one batch of all they return.
 
-    mode: str
-    image_size: int
-    resize_size: int
-    interpolation: str
+    A job an image where it is decoded. Copying packed pixels takes longer than a job only for a batch of them.
+    """
+    store, paths = images.store, images.paths
+    if store is None:
+        return lambda rows: [partial(_load, paths[row], wanted, cache, max_pixels) for row in rows], _stack
+    packed.require(store, wanted)
+    return lambda rows: [partial(packed.take, store, wanted.mode, [paths[row] for row in rows])], itemgetter(0)
 
 
-def _load(path: str, spec: _Spec, cache: PixelCache | None, max_pixels: int) -> PyTree:
-    key = (path, spec)
-    example = None if cache is None else cache.get(key)
-    if example is None:
-        example = _example(decode.decode(path, max_pixels=max_pixels), spec)
+def _load(path: str, wanted: Recipe, cache: PixelCache | None, max_pixels: int) -> PyTree:
+    key = (path, wanted)
+    found = None if cache is None else cache.get(key)
+    if found is None:
+        found = example(decode.decode(path, max_pixels=max_pixels), wanted)
         if cache is not None:
-            cache.put(key, example)
-    return example
+            cache.put(key, found)
+    return found
 
 
-def _example(pixels: np.ndarray, spec: _Spec) -> PyTree:
-    if spec.mode == "canvas":
-        aspect = np.asarray(pixels.shape[1] / pixels.shape[0], np.float32)
-        return Canvas(decode.canvas(pixels, size=spec.resize_size), aspect)
-    return decode.resize_and_crop(
-        pixels, resize_size=spec.resize_size, crop_size=spec.image_size, interpolation=spec.interpolation
-    )
+def _stack(examples: list[PyTree]) -> PyTree:
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *examples)
 
 
 def _take(examples: tuple, rows: np.ndarray, real: np.ndarray) -> Batch:
@@ -270,15 +250,10 @@ def _take(examples: tuple, rows: np.ndarray, real: np.ndarray) -> Batch:
     return Batch(inputs, targets, weights)
 
 
-def _check_at_least(name: str, value: int, least: int) -> None:
-    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
-        raise InputError(f"{name}={value!r} is not an integer of {least} or more")
-
-
 def _plan(num_examples, unit, batch_size, seed, epoch, step, shuffle, process_index, process_count):
     """Check the arguments now; return the iterator over ``(rows, weights)`` of this host's batches from ``step`` on."""
-    _check_at_least("batch_size", batch_size, 1)
-    _check_at_least("process_count", process_count, 1)
+    check_at_least("batch_size", batch_size, 1)
+    check_at_least("process_count", process_count, 1)
     if num_examples == 0:
         raise InputError(f"there are no {unit} to make batches of")
     if shuffle and batch_size > num_examples:
@@ -297,14 +272,14 @@ def _plan(num_examples, unit, batch_size, seed, epoch, step, shuffle, process_in
     return ((visits[each % num_examples], (each < num_examples).astype(np.float32)) for each in positions)
 
 
-def _stream(plan, load, assemble, workers: int, prefetch: int) -> Iterator[Batch]:
+def _stream(plan, jobs, assemble, workers: int, prefetch: int) -> Iterator[Batch]:
     """Keep ``prefetch`` batches under way; ``assemble`` waits in a thread of its own, so that no decoder idles."""
     decoders = ThreadPoolExecutor(workers, "jaxmodels-decode")
     transfer = ThreadPoolExecutor(1, "jaxmodels-transfer")
     pending: deque[Future] = deque()
     try:
         for rows, weights in plan:
-            examples = [decoders.submit(load, row) for row in rows]
+            examples = [decoders.submit(job) for job in jobs(rows)]
             pending.append(transfer.submit(assemble, examples, rows, weights))
             if len(pending) > prefetch:
                 yield pending.popleft().result()

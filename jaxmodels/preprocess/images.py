@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Num
 
 from jaxmodels.core import Batch, InputError, cached_factory
-from jaxmodels.data.loader import Canvas
+from jaxmodels.data.example import Canvas
 from jaxmodels.preprocess import resample
 from jaxmodels.preprocess.color import (
     adjust_brightness,
