@@ -91,9 +91,21 @@ def test_names_are_imported_when_they_are_asked_for():
 
 def test_importing_loads_nothing_heavy():
     """No flax, optax, orbax, Pillow or matplotlib, and no device, before a module that needs them is asked for."""
-    code = (
-        "import sys, jax, jaxmodels; from jax._src import xla_bridge;"
-        "heavy = {'flax', 'optax', 'orbax', 'PIL', 'matplotlib', 'chex', 'sklearn'} & set(sys.modules);"
-        "assert not heavy, heavy; assert not xla_bridge._backends"
-    )
+    code = """
+import sys, jax, jaxmodels
+from jax._src import xla_bridge
+def check(allowed):
+    heavy = {"flax", "optax", "orbax", "PIL", "matplotlib", "chex", "sklearn", "pyarrow", "rich", "tyro"} - allowed
+    assert not heavy & set(sys.modules), heavy & set(sys.modules)
+    assert not xla_bridge._backends
+assert {name for name in sys.modules if name.startswith("jaxmodels")} == {"jaxmodels"}
+check(set())
+from jaxmodels import benchmark, checkpoint, core, data, elastic_net, evaluate, glm, images, linear, metrics, mlp
+from jaxmodels import nonlinear, plots, streaming, tables, tabular, transfer
+check(set())
+from jaxmodels import epochs, losses, optimizers, sweeps, train
+check({"optax"})
+from jaxmodels import pretrained, resnet
+check({"optax", "flax", "rich"})
+"""
     subprocess.run([sys.executable, "-c", code], check=True)
