@@ -2,28 +2,32 @@
 
     python bench/mlp.py [--rows 100000] [--rounds 5] [--only epoch|sweep|step]
 
-One JSON line a question: the median and best seconds of the rounds and the ratio of the medians to torch's.
+One JSON line a candidate. Candidates of a question take turns in one process, and ``ratio`` is the median over the
+rounds of its time over torch's, or over that of the step written by hand, with an interval of 95 %.
 
 * epoch: 100,000 rows of 50 columns, three hidden layers of 128 or 1024 units (then 10,000 rows), batches of 256, Adam,
   least squares; an epoch with its shuffle, by ``epochs.fit`` in both loops, by torch as it comes and by
-  ``torch.compile``, by Keras (torch backend) and by scikit-learn's ``MLPRegressor``. They take turns, epoch by epoch.
+  ``torch.compile``, by Keras (torch backend) and by scikit-learn's ``MLPRegressor``.
 * sweep: 32 perceptrons 20-32-32-1 on 10,000 rows, batches of 64, AdamW, by ``sweeps.fit`` in one program, and 32 runs
   of torch one after the other (one is timed and multiplied by 32).
 * step: ``trainer.step`` over the same step written out by hand with optax, on the network of 128 units, and the first
-  call of both, which compiles. The steps take turns.
+  call of both, which compiles.
 
 A framework that is not installed is left out.
+
+Last run, two shared virtual cores under load, jax 0.10.2, torch 2.13.0 on one thread, --rows 20000 --rounds 3, ratios:
+epoch of 128 units by scan 0.40, by steps 0.61, torch compiled 1.04, Keras 2.7, scikit-learn 0.95; of 1024 units and
+2,000 rows 0.62, 0.67, 0.97, 1.3, 0.84. Sweep on 2,000 rows 0.02 (0.003 to 0.12) and 7 seconds of compilation. Step
+0.98 (0.77 to 1.3), its compilation 1.08 (0.99 to 1.4).
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
+import itertools
 import json
 import os
-import platform
-import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -34,8 +38,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxmodels import epochs, losses, mlp, sweeps, train
-from jaxmodels.core import Batch, TrainState
+from jaxmodels import benchmark, epochs, losses, mlp, sweeps, train
+from jaxmodels.core import Batch
 
 LEARNING_RATE = 1e-3
 
@@ -50,18 +54,18 @@ def trainer_of(hidden: tuple[int, ...], learning_rate: Any = LEARNING_RATE) -> t
     return train.trainer(model, loss=losses.squared_error, optimizer=optax.adam(learning_rate))
 
 
-Epoch = Callable[[int], Any]
-"""Trains for the epoch of that number, and has finished when it returns."""
+Epoch = Callable[[], Any]
+"""Trains for one more epoch, and has finished when it returns."""
 
 
 def ours(examples: Batch, hidden: tuple[int, ...], batch_size: int, loop: str) -> Epoch:
     """``epochs.fit``, an epoch at a time; it goes on from the state before."""
     trainer = trainer_of(hidden)
     examples = jax.device_put(examples)
-    carried = [trainer.init(jax.random.key(0), examples)]
+    carried, seeds = [trainer.init(jax.random.key(0), examples)], itertools.count()
 
-    def epoch(number):
-        options: Any = {"batch_size": batch_size, "num_epochs": 1, "seed": number, "loop": loop}
+    def epoch():
+        options: Any = {"batch_size": batch_size, "num_epochs": 1, "seed": next(seeds), "loop": loop}
         carried[0] = epochs.fit(trainer, carried[0], examples, **options).state
         jax.block_until_ready(carried[0].params)
 
@@ -90,7 +94,7 @@ def torchs(examples: Batch, hidden: tuple[int, ...], batch_size: int, *, compile
 
     loss_of = torch.compile(loss_of) if compiled else loss_of
 
-    def epoch(number):
+    def epoch():
         order = torch.randperm(len(targets))
         for start in range(0, len(targets), batch_size):
             chosen = order[start : start + batch_size]
@@ -108,7 +112,7 @@ def kerass(examples: Batch, hidden: tuple[int, ...], batch_size: int) -> Epoch:
     network = keras.Sequential([*layers, keras.layers.Dense(1)])
     network.compile(optimizer=keras.optimizers.Adam(LEARNING_RATE), loss="mse")
     inputs, targets = examples.inputs, examples.targets
-    return lambda number: network.fit(inputs, targets, batch_size=batch_size, epochs=1, verbose=0)
+    return lambda: network.fit(inputs, targets, batch_size=batch_size, epochs=1, verbose=0)
 
 
 def scikit_learns(examples: Batch, hidden: tuple[int, ...], batch_size: int) -> Epoch:
@@ -117,18 +121,7 @@ def scikit_learns(examples: Batch, hidden: tuple[int, ...], batch_size: int) -> 
     network = MLPRegressor(
         hidden_layer_sizes=hidden, batch_size=batch_size, learning_rate_init=LEARNING_RATE, alpha=0.0
     )
-    return lambda number: network.partial_fit(examples.inputs, examples.targets)
-
-
-def rounds_of(epochs_of: dict[str, Epoch], rounds: int) -> dict[str, list[float]]:
-    """Seconds an epoch, the frameworks taking turns; the first, which compiles, is not counted."""
-    seconds: dict[str, list[float]] = {name: [] for name in epochs_of}
-    for number in range(rounds + 1):
-        for name, epoch in epochs_of.items():
-            start = time.perf_counter()
-            epoch(number)
-            seconds[name].append(time.perf_counter() - start)
-    return {name: each[1:] for name, each in seconds.items()}
+    return lambda: network.partial_fit(examples.inputs, examples.targets)
 
 
 def frameworks(examples: Batch, hidden: tuple[int, ...], batch_size: int) -> dict[str, Epoch]:
@@ -145,29 +138,24 @@ def frameworks(examples: Batch, hidden: tuple[int, ...], batch_size: int) -> dic
     return them
 
 
-def tell(question: str, seconds: dict[str, list[float]], rounds: int) -> None:
-    medians = {name: statistics.median(each) for name, each in seconds.items()}
-    against = medians.get("torch")
-    answer = {
-        name: {
-            "median_s": round(medians[name], 4),
-            "best_s": round(min(each), 4),
-            **({"of_torch": round(medians[name] / against, 3)} if against else {}),
-        }
-        for name, each in seconds.items()
-    }
-    versions = {name: __import__(name).__version__ for name in ("jax", "torch") if importlib.util.find_spec(name)}
-    machine = f"{os.cpu_count()} cores {platform.machine()}, {jax.devices()[0].device_kind}"
-    print(
-        json.dumps({"question": question, **answer, "rounds": rounds, "machine": machine, "versions": versions}),
-        flush=True,
-    )
+def tell(question: str, timed: dict[str, benchmark.Timing], peer: str = "torch") -> None:
+    for name, timing in timed.items():
+        line: dict[str, Any] = {"question": question, "candidate": name, "seconds": round(timing.median, 4)}
+        if peer in timed:
+            ratio = timing.over(timed[peer])
+            line |= {
+                "peer": peer,
+                "ratio": round(ratio.value, 3),
+                "interval": [round(ratio.low, 3), round(ratio.high, 3)],
+            }
+        line |= {"first_seconds": round(timing.first_seconds, 2), "rounds": len(timing.seconds)}
+        print(json.dumps(line | benchmark.around()), flush=True)
 
 
 def ask_epoch(width: int, count: int, rounds: int) -> None:
     examples, hidden = Batch(*rows(count, 50)), (width,) * 3
-    them = frameworks(examples, hidden, 256)
-    tell(f"epoch: {count} rows, 50-{width}-{width}-{width}-1, batches of 256", rounds_of(them, rounds), rounds)
+    timed = benchmark.take_turns(frameworks(examples, hidden, 256), rounds=rounds)
+    tell(f"epoch: {count} rows, 50-{width}-{width}-{width}-1, batches of 256", timed)
 
 
 def ask_sweep(count: int, rounds: int) -> None:
@@ -182,22 +170,20 @@ def ask_sweep(count: int, rounds: int) -> None:
     grid = {"learning_rate": [3e-4, 1e-3, 3e-3, 1e-2], "weight_decay": [0.0, 1e-2]}
 
     def run(num_epochs):
-        start = time.perf_counter()
-        sweep = sweeps.fit(make_trainer, grid, examples, seeds=range(4), batch_size=64, num_epochs=num_epochs)
-        jax.block_until_ready(sweep.losses)
-        return time.perf_counter() - start
+        options: Any = {"seeds": range(4), "batch_size": 64, "num_epochs": num_epochs}
+        jax.block_until_ready(sweeps.fit(make_trainer, grid, examples, **options).losses)
 
-    run(1)
     extra = 20
-    pairs = [(run(1), run(1 + extra)) for _ in range(rounds)]
-    seconds = {
-        "jaxmodels": [(long - short) / extra for short, long in pairs],
-        "jaxmodels, 1 epoch and compilation": [short for short, _ in pairs],
-    }
+    short, long = "jaxmodels, 1 epoch and compilation", "jaxmodels"
+    candidates: dict[str, Epoch] = {long: lambda: run(1 + extra), short: lambda: run(1)}
     if importlib.util.find_spec("torch"):
-        one = rounds_of({"torch": torchs(examples, (32, 32), 64, compiled=False, decay=True)}, rounds)["torch"]
-        seconds["torch"] = [32 * each for each in one]
-    tell(f"sweep: an epoch of 32 perceptrons 20-32-32-1, {count} rows, batches of 64", seconds, rounds)
+        candidates["torch"] = torchs(examples, (32, 32), 64, compiled=False, decay=True)
+    timed = benchmark.take_turns(candidates, rounds=rounds)
+    pairs = zip(timed[long].seconds, timed[short].seconds, strict=True)
+    timed[long] = timed[long]._replace(seconds=tuple((more - less) / extra for more, less in pairs))
+    if "torch" in timed:
+        timed["torch"] = timed["torch"]._replace(seconds=tuple(32 * each for each in timed["torch"].seconds))
+    tell(f"sweep: an epoch of 32 perceptrons 20-32-32-1, {count} rows, batches of 64", timed)
 
 
 def by_hand() -> Callable:
@@ -222,34 +208,28 @@ def ask_step(rounds: int, count: int) -> None:
     opt_state = optax.adam(LEARNING_RATE).init(state.params)
     carried: list[Any] = [state, *jax.tree.map(jnp.copy, (state.params, opt_state))]
 
-    def step_ours(number):
+    def step_ours():
         for _ in range(count):
             carried[0], _ = trainer.step(carried[0], batch)
         jax.block_until_ready(carried[0].params)
 
-    def step_by_hand(number):
+    def step_by_hand():
         for _ in range(count):
             carried[1], carried[2], _ = hand(carried[1], carried[2], inputs, targets)
         jax.block_until_ready(carried[1])
 
-    tell(f"step: {count} steps", rounds_of({"jaxmodels": step_ours, "by hand": step_by_hand}, rounds), rounds)
-    tell("step: compilation", compilations(carried, trainer, batch, rounds), rounds)
+    def compile_ours():
+        trainer_of((128,) * 3).step.lower(state, batch).compile()  # pyright: ignore[reportFunctionMemberAccess]
 
+    def compile_by_hand():
+        by_hand().lower(state.params, opt_state, inputs, targets).compile()
 
-def compilations(carried: list[Any], trainer: train.Trainer, batch: Batch, rounds: int) -> dict[str, list[float]]:
-    """Traced and compiled anew each time, without the persistent cache."""
+    state, opt_state = jax.eval_shape(lambda: (carried[0], carried[2]))
+    timed = benchmark.take_turns({"jaxmodels": step_ours, "by hand": step_by_hand}, rounds=rounds)
+    tell(f"step: {count} steps", timed, "by hand")
     jax.config.update("jax_enable_compilation_cache", False)
-    seconds: dict[str, list[float]] = {"jaxmodels": [], "by hand": []}
-    state: TrainState = carried[0]
-    for _ in range(rounds):
-        for name, jitted, arguments in (
-            ("jaxmodels", trainer_of((128,) * 3).step, (state, batch)),
-            ("by hand", by_hand(), (carried[1], carried[2], batch.inputs, batch.targets)),
-        ):
-            start = time.perf_counter()
-            jitted.lower(*arguments).compile()  # pyright: ignore[reportFunctionMemberAccess]
-            seconds[name].append(time.perf_counter() - start)
-    return seconds
+    timed = benchmark.take_turns({"jaxmodels": compile_ours, "by hand": compile_by_hand}, rounds=rounds)
+    tell("step: compilation, anew each time", timed, "by hand")
 
 
 def main() -> None:

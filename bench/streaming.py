@@ -4,8 +4,8 @@
     python bench/streaming.py --quick    # 2e5 rows
 
 Prints a JSON line a case: rows a second of ``streaming.accumulate`` (the blocks are made before the clock starts and
-reused), the peak memory of the process after the first tenth of the rows and at the end, and the error of the
-coefficients.
+reused; the median of three), the peak memory of the process after the first tenth of the rows and at the end, and the
+error of the coefficients.
 
 Last run, two Zen 4 cores, jax 0.10.2, 1e7 rows x 50 in float32, float64 (2 and 4 GB): 1.66 and 1.36 million rows a
 second; peak of the process 461 and 835 MB after a tenth of the rows, 650 and 904 MB at the end.
@@ -16,13 +16,12 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import platform
 import resource
-import time
 
 import jax
 import numpy as np
 
+from jaxmodels import benchmark
 from jaxmodels.regression import streaming
 
 NUM_COLUMNS = 50
@@ -49,11 +48,12 @@ def peak_megabytes() -> float:
 def throughput(dtype: str, num_blocks: int) -> float:
     """Rows a second, the making of the rows left out."""
     some = list(blocks(4 * BLOCK, dtype))
-    jax.block_until_ready(streaming.accumulate(streaming.init(NUM_COLUMNS, dtype=dtype), some[:1]))
-    start = time.perf_counter()
-    acc = streaming.init(NUM_COLUMNS, dtype=dtype)
-    jax.block_until_ready(streaming.accumulate(acc, itertools.islice(itertools.cycle(some), num_blocks)))
-    return num_blocks * BLOCK / (time.perf_counter() - start)
+
+    def accumulate():
+        acc = streaming.init(NUM_COLUMNS, dtype=dtype)
+        return streaming.accumulate(acc, itertools.islice(itertools.cycle(some), num_blocks))
+
+    return num_blocks * BLOCK / benchmark.take_turns({dtype: accumulate}, rounds=3)[dtype].median
 
 
 def stream(num_rows: int, dtype: str) -> dict:
@@ -84,16 +84,9 @@ def main() -> None:
     for dtype in ("float32", "float64"):
         with jax.enable_x64(dtype == "float64"):
             result = {"bench": "streaming", "dtype": dtype, "columns": NUM_COLUMNS, "block": BLOCK}
-            start = time.perf_counter()
             result |= stream(num_rows, dtype)
-            result["seconds_with_making"] = round(time.perf_counter() - start, 1)
             result["rows_per_second"] = round(throughput(dtype, 10 if arguments.quick else 50))
-            result |= {
-                "device": jax.devices()[0].device_kind,
-                "python": platform.python_version(),
-                "jax": jax.__version__,
-            }
-            print(json.dumps(result), flush=True)
+            print(json.dumps(result | benchmark.around()), flush=True)
 
 
 if __name__ == "__main__":
