@@ -225,7 +225,7 @@ def test_apply_without_training_leaves_the_state():
 
 
 def test_bfloat16_computes_in_bfloat16_and_keeps_float32():
-    model = resnet.resnet18(num_classes=2, dtype="bfloat16")
+    model = resnet.resnet18(num_classes=2, dtype="bfloat16", native=True)  # whose products are all convolutions
     params, state = jax.eval_shape(model.init, jax.random.key(0), IMAGE)
 
     def loss(params, state, images):
@@ -409,7 +409,8 @@ def test_wrong_inputs_are_named():
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(
-    ("height", "width", "size", "stride"), [(4, 4, 3, 1), (3, 5, 3, 2), (1, 2, 7, 2), (9, 6, 3, 2)]
+    ("height", "width", "size", "stride"),
+    [(4, 4, 3, 1), (3, 5, 3, 2), (1, 2, 7, 2), (9, 6, 3, 2), (6, 8, 3, 2), (8, 10, 7, 2), (5, 6, 1, 1), (5, 6, 1, 2)],
 )
 def test_convolution_and_its_gradient_are_xlas_on_maps_of_any_size(height, width, size, stride, numbers):
     images, kernel = numbers.normal(size=(2, height, width, 3)), numbers.normal(size=(size, size, 3, 4))
@@ -443,6 +444,14 @@ def test_max_pool_and_its_gradient_on_ties_are_reduce_windows(size, numbers):
     np.testing.assert_array_equal(pull(above)[0], their_pull(above)[0])
     images[0, 0, 0, 0] = np.nan
     np.testing.assert_array_equal(layers.max_pool(images), reference(images))
+
+
+def test_rectifier_by_division_is_the_maximum():
+    inputs = jnp.array([-2.0, -0.0, 0.0, 1e-30, 3.0, jnp.inf, jnp.nan])
+    ours, pull = jax.vjp(functools.partial(layers.rectify, products=True), inputs)
+    theirs, their_pull = jax.vjp(jax.nn.relu, inputs)
+    np.testing.assert_array_equal(ours, theirs)
+    np.testing.assert_array_equal(pull(inputs + 1)[0][:-2], their_pull(inputs + 1)[0][:-2])
 
 
 @pytest.mark.usefixtures("x64")

@@ -35,21 +35,53 @@ def convolve(
     """Square kernel of odd size ``s``, with ``(s - 1) / 2`` zeros on each side.
 
     Args:
-      products: on maps of a few pixels compute the same as a matrix product, as ``suits_products`` says.
+      products: compute the same as a matrix product, or on fewer and deeper pixels, where that is faster, as
+        ``suits_products`` says.
 
     >>> convolve(jnp.ones((1, 5, 5, 1)), jnp.ones((3, 3, 1, 1)), stride=2, precision=None)[0, :, :, 0].tolist()
     [[4.0, 6.0, 4.0], [6.0, 9.0, 6.0], [4.0, 6.0, 4.0]]
     """
-    if products and kernel.shape[0] > 1 and inputs.shape[1] * inputs.shape[2] <= 16:
+    size, _, channels, _ = kernel.shape
+    _, height, width, _ = inputs.shape
+    if products and size == 1:
+        return _mix_channels(inputs[:, ::stride, ::stride], kernel[0, 0], precision)
+    if products and height * width <= 16:
         return _convolve_by_product(inputs, kernel, stride, precision)
-    padding = (kernel.shape[0] - 1) // 2
+    if products and stride == 2 and size % 4 == 3 and channels < 8 and height % 2 == width % 2 == 0:
+        return _convolve_deeper(inputs, kernel, precision)
+    return _convolve(inputs, kernel, stride, ((size - 1) // 2, (size - 1) // 2), precision)
+
+
+def _convolve(inputs, kernel, stride, padding, precision):
     return lax.conv_general_dilated(
         inputs,
         kernel,
         (stride, stride),
-        [(padding, padding)] * 2,
+        [padding, padding],
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         precision=precision,
+    )
+
+
+def _mix_channels(inputs, kernel, precision):
+    """A 1x1 convolution. As a product XLA:CPU does not write its gradient's operands anew, batch last."""
+    rows = lax.dot(inputs.reshape(-1, inputs.shape[-1]), kernel, precision=precision)
+    return rows.reshape(*inputs.shape[:3], -1)
+
+
+def _convolve_deeper(inputs, kernel, precision):
+    """Stride 2 over ``c`` channels as stride 1 over ``4 c``: every 2x2 pixels become one (space to depth)."""
+    n, height, width, channels = inputs.shape
+    size, features = kernel.shape[0] // 2 + 1, kernel.shape[-1]
+    pixels = inputs.reshape(n, height // 2, 2, width // 2, 2, channels).transpose(0, 1, 3, 2, 4, 5)
+    kernel = jnp.pad(kernel, ((1, 0), (1, 0), (0, 0), (0, 0)))  # an even size, whose first row meets an odd pixel
+    kernel = kernel.reshape(size, 2, size, 2, channels, features).transpose(0, 2, 1, 3, 4, 5)
+    return _convolve(
+        pixels.reshape(n, height // 2, width // 2, 4 * channels),
+        kernel.reshape(size, size, 4 * channels, features),
+        1,
+        (size // 2, size // 2 - 1),
+        precision,
     )
 
 
@@ -148,14 +180,48 @@ def _pixel_shares(inputs, shares):
 
 
 def _channel_sums(inputs, weights, products):
-    """``sum_i weights_i inputs_i`` over images and pixels, ``[c]``; each image on its own first, which rounds less."""
+    """``sum_i weights_i inputs_i`` over images and pixels, ``[c]``; each image on its own first, which rounds less.
+
+    By products: a few pixels are added while the inputs are computed, so that a fraction is written and multiplied.
+    """
     n, height, width, channels = inputs.shape
     if products:
-        ones = jnp.ones((n, 1, height * width), inputs.dtype)
-        sums = jnp.matmul(ones, inputs.reshape(n, -1, channels), precision=lax.Precision.HIGHEST)[:, 0]
+        count = next(each for each in range(8, 0, -1) if height * width % each == 0)
+        sums = inputs.reshape(n, count, -1, channels).sum(axis=1)
+        ones = jnp.ones((n, 1, sums.shape[1]), inputs.dtype)
+        sums = jnp.matmul(ones, sums, precision=lax.Precision.HIGHEST)[:, 0]
     else:
         sums = inputs.sum(axis=(1, 2))
     return jnp.matmul(weights, sums, precision=lax.Precision.HIGHEST)
+
+
+def rectify(inputs: Float[Array, "..."], *, products: bool = False) -> Float[Array, "..."]:
+    """``max(inputs, 0)``.
+
+    Args:
+      products: keep outputs and gradient in memory on XLA:CPU, which else computes whatever is cheap again in each
+        place that reads it, and a sum of residuals from all blocks before it. It never does so with a division.
+
+    >>> rectify(jnp.array([-1.0, 2.0]), products=True).tolist()
+    [-0.0, 2.0]
+    """
+    return _rectify_by_division(inputs) if products else jax.nn.relu(inputs)
+
+
+@jax.custom_jvp
+def _rectify_by_division(inputs):
+    return _pass_positive(inputs, inputs)
+
+
+@_rectify_by_division.defjvp
+def _(primals, tangents):
+    outputs = _rectify_by_division(*primals)
+    return outputs, _pass_positive(tangents[0], outputs)
+
+
+def _pass_positive(values, signs):
+    """``values`` where ``signs`` are above 0, else 0."""
+    return values / jnp.where(signs > 0, 1, jnp.inf).astype(values.dtype)
 
 
 def max_pool(inputs: Float[Array, "n h w c"]) -> Float[Array, "n u v c"]:

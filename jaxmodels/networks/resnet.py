@@ -29,7 +29,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from jaxmodels.core import InputError, Model, PyTree, fold_model
-from jaxmodels.networks.layers import batch_norm, convolve, max_pool, standardise, suits_products
+from jaxmodels.networks.layers import batch_norm, convolve, max_pool, rectify, standardise, suits_products
 
 FEATURES = ("stem", "stage1", "stage2", "stage3", "stage4", "pooled")
 _STAGES = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
@@ -118,7 +118,7 @@ class _Block(nn.Module):
         outputs = layers[-1](outputs, shares)
         if inputs.shape != outputs.shape:
             shortcut = layer(features, 1, self.stride, name="shortcut")(inputs, shares)
-        return nn.relu(outputs + shortcut)
+        return rectify(outputs + shortcut, products=self.settings.products)
 
 
 class _ResNet(nn.Module):
