@@ -1,37 +1,34 @@
-"""How fast is ResNet50, inference and training, beside torch (channels_last) on the same machine?
+"""How fast is ResNet50, inference and training, beside torch (channels_last), TensorFlow and ONNX Runtime?
 
-    python bench/resnet.py [--quick] [--rounds 7]
+    python bench/resnet.py [--quick] [--rounds 7] [--only "training step"]
 
-One JSON line a question: seconds a call (median and best of the rounds), images a second, torch's seconds over ours,
-and how far torch's first result (logits, or the loss of the first step) is from ours on the same weights and images. A
-training step is cross-entropy, SGD with momentum and updated batch statistics. Each framework has a process of its own
-on all cores, and they take turns; the one that waits sleeps. The first call, which compiles, is told apart. On a GPU
-also bfloat16 (torch: autocast) with 256 images, and float32 is what both take by default there (TF32). Without torch:
-ours alone.
+One JSON line a question: seconds a call, images a second, our seconds over each peer's (``ratio``, with its interval),
+the most memory that each process held during its calls, and how far the peer's first result (logits, or the loss of the
+first step) is from ours on the same weights and images. A training step is cross-entropy, SGD with momentum and updated
+batch statistics. Each framework has a process of its own on all cores, and they take turns; those that wait sleep. The
+first call, which compiles, is told apart. On a GPU also bfloat16 (torch: autocast) with 256 images, and float32 is what
+all take by default there (TF32). A peer that is not installed is left out.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import datetime
-import importlib.metadata
 import json
 import multiprocessing
 import os
 import pathlib
-import platform
-import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
+import resnet_peers as peers
 
+OURS = "jaxmodels"
 PAUSE = 0.3
-"""Seconds between turns, after which the other framework's threads no longer spin."""
+"""Seconds between turns, after which the other frameworks' threads no longer spin."""
 
 
 class Question(NamedTuple):
@@ -44,7 +41,12 @@ class Question(NamedTuple):
 
 
 QUICK = (Question("inference", 2, 64), Question("training step", 2, 64))
-QUESTIONS = (Question("inference", 8, 224), Question("inference", 1, 224), Question("training step", 8, 224))
+QUESTIONS = (
+    Question("inference", 8, 224),
+    Question("inference", 1, 224),
+    Question("training step", 8, 224),
+    Question("inference", 8, 224, "bfloat16"),
+)
 ON_GPU = tuple(Question(work, 256, 224, "bfloat16") for work in ("inference", "training step"))
 
 Call = Callable[[], Any]
@@ -90,62 +92,47 @@ def ours(question: Question, weights: pathlib.Path) -> Call:
     return step
 
 
-def torchs(question: Question, weights: pathlib.Path) -> Call:
-    import torch
-
-    sys.path.insert(0, os.fspath(pathlib.Path(__file__).parents[1] / "tests"))
-    from torch_resnet import from_leaves, torch_resnet
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    network = torch_resnet(50)
-    with np.load(weights) as leaves:
-        network.load_state_dict(
-            from_leaves({tuple(name.split("/")): leaf for name, leaf in leaves.items()}), strict=False
-        )
-    network = network.to(device, memory_format=torch.channels_last)
-    inputs, targets = (torch.from_numpy(array).to(device) for array in images_and_labels(question))
-    inputs = inputs.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
-
-    def logits():
-        with torch.autocast(device, torch.bfloat16, enabled=question.dtype == "bfloat16"):
-            return network(inputs)
-
-    def infer():
-        with torch.inference_mode():
-            return logits().float().cpu().numpy()
-
-    def step():
-        optimizer.zero_grad()
-        loss = torch.nn.functional.cross_entropy(logits().float(), targets)
-        loss.backward()
-        optimizer.step()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        return loss.item()
-
-    network.train(question.work != "inference")
-    return infer if question.work == "inference" else step
-
-
-FRAMEWORKS: dict[str, Callable[[Question, pathlib.Path], Call]] = {"jaxmodels": ours, "torch": torchs}
+def prepare(framework: str, question: Question, weights: pathlib.Path) -> Call:
+    if framework == OURS:
+        return ours(question, weights)
+    with np.load(weights) as file:
+        return peers.PEERS[framework](question, images_and_labels(question), dict(file))
 
 
 def serve(framework: str, weights: pathlib.Path, pipe: Any) -> None:
-    """Prepare what is asked for, or (``None``) do it once more; answer the seconds of the call and its result."""
+    """Answer with seconds and result of a call; prepare it first where a question came in place of ``"again"``."""
     call: Call = list
     while (asked := pipe.recv()) != "stop":
-        if asked is not None:
-            call = FRAMEWORKS[framework](asked, weights)
+        if asked == "memory":
+            pipe.send(peak_memory())
+            continue
+        if asked == "around":
+            from jaxmodels import benchmark
+
+            pipe.send(benchmark.around())
+            continue
+        if asked != "again":
+            call = prepare(framework, asked, weights)
         start = time.perf_counter()
         result = call()
         pipe.send((time.perf_counter() - start, result))
 
 
+def peak_memory() -> int | None:
+    """The most bytes that this process held since it was last asked; ``None`` where the system does not say."""
+    try:
+        status = pathlib.Path("/proc/self/status").read_text()
+        pathlib.Path("/proc/self/clear_refs").write_text("5")  # forgets the peak
+    except OSError:
+        return None
+    return 1024 * int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1])
+
+
 @contextlib.contextmanager
-def processes(frameworks: list[str]) -> Iterator[Callable[[str, Question | None], tuple[float, Any]]]:
-    """A function ``ask(framework, question)`` that waits for the answer."""
-    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # torch needs memory too
+def processes(frameworks: list[str]) -> Iterator[Callable[[str, Any], Any]]:
+    """A function ``ask(framework, message)`` that waits for the answer."""
+    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # the peers need memory too
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
     context, pipes, workers = multiprocessing.get_context("spawn"), {}, []
     with tempfile.TemporaryDirectory() as folder:
         for framework in frameworks:
@@ -155,8 +142,8 @@ def processes(frameworks: list[str]) -> Iterator[Callable[[str, Question | None]
             workers[-1].start()
             theirs.close()
 
-        def ask(framework, question):
-            pipes[framework].send(question)
+        def ask(framework, message):
+            pipes[framework].send(message)
             return pipes[framework].recv()
 
         yield ask
@@ -166,71 +153,56 @@ def processes(frameworks: list[str]) -> Iterator[Callable[[str, Question | None]
 
 
 def measure(ask: Callable, question: Question, frameworks: list[str], rounds: int) -> dict[str, Any]:
+    from jaxmodels import benchmark
+
     first = {framework: ask(framework, question) for framework in frameworks}
     for framework in frameworks:
-        ask(framework, None)  # warms up
-    measured: dict[str, list[float]] = {framework: [] for framework in frameworks}
+        ask(framework, "again")  # warms up
+        ask(framework, "memory")
+    seconds: dict[str, list[float]] = {framework: [] for framework in frameworks}
     for _ in range(rounds):
         for framework in frameworks:
             time.sleep(PAUSE)
-            measured[framework].append(ask(framework, None)[0])
+            seconds[framework].append(ask(framework, "again")[0])
+    timed = {name: benchmark.Timing(*first[name], tuple(values)) for name, values in seconds.items()}
     found: dict[str, Any] = question._asdict() | {"rounds": rounds}
-    for framework, values in measured.items():
-        median = statistics.median(values)
+    for framework, timing in timed.items():
         found[framework] = {
-            "seconds": round(median, 4),
-            "best_seconds": round(min(values), 4),
-            "images_per_second": round(question.batch_size / median, 2),
-            "first_call_seconds": round(first[framework][0], 2),
+            "seconds": round(timing.median, 4),
+            "images_per_second": round(question.batch_size / timing.median, 2),
+            "first_call_seconds": round(timing.first_seconds, 2),
+            "peak_memory": ask(framework, "memory"),
         }
-    if "torch" in measured:
-        (_, result), (_, expected) = first["jaxmodels"], first["torch"]
-        ratio = {name: found["torch"][name] / found["jaxmodels"][name] for name in ("seconds", "best_seconds")}
-        found["torch_over_ours"] = round(ratio["seconds"], 3)
-        found["torch_over_ours_best"] = round(ratio["best_seconds"], 3)
-        found["relative_difference"] = float(f"{np.max(np.abs(result - expected)) / np.max(np.abs(expected)):.1e}")
+        if framework != OURS:
+            found[framework] |= compared(timed[OURS], timing)
     return found
 
 
-def versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for package in ("jaxmodels", "jax", "jaxlib", "flax", "torch"):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[package] = importlib.metadata.version(package)
-    return found
-
-
-def device(pipe: Any) -> None:
-    """Asked of a process that ends, so that this one holds no device."""
-    import jax
-
-    pipe.send((jax.default_backend(), jax.devices()[0].device_kind))
-
-
-def find_device() -> tuple[str, str]:
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    worker = context.Process(target=device, args=(sender,))
-    worker.start()
-    found = receiver.recv()
-    worker.join()
-    return found
+def compared(ours: Any, theirs: Any) -> dict[str, float]:
+    ratio, size = ours.over(theirs), np.max(np.abs(theirs.result))
+    difference = np.max(np.abs(ours.result - theirs.result)) / size
+    return {
+        "ratio": round(ratio.value, 3),
+        "ratio_low": round(ratio.low, 3),
+        "ratio_high": round(ratio.high, 3),
+        "difference": float(f"{difference:.1e}"),
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="small images, to see that it runs")
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--only", choices=("inference", "training step"), help="one kind of work")
     options = parser.parse_args()
-    backend, kind = find_device()
-    found = versions()
-    around = {"date": datetime.date.today().isoformat(), "backend": backend, "device": kind, "versions": found}
-    around |= {"machine": platform.machine(), "cores": os.cpu_count()}
-    frameworks = [name for name in FRAMEWORKS if name != "torch" or "torch" in found]
-    questions = QUESTIONS + (ON_GPU if backend == "gpu" else ())
+    frameworks = [OURS, *peers.installed()]
     with processes(frameworks) as ask:
-        for question in QUICK if options.quick else questions:
-            print(json.dumps(measure(ask, question, frameworks, options.rounds) | around), flush=True)
+        around = ask(OURS, "around")
+        questions = QUICK if options.quick else QUESTIONS + (ON_GPU if around["backend"] == "gpu" else ())
+        for question in questions:
+            if options.only in (None, question.work):
+                asked = [name for name in frameworks if name == OURS or peers.questions(name, question)]
+                print(json.dumps(measure(ask, question, asked, options.rounds) | around), flush=True)
 
 
 if __name__ == "__main__":
