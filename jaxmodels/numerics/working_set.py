@@ -2,9 +2,10 @@
 
     minimise over b [p, k]   sum_i w_i loss(offset_i + b'z_i, targets_i) + penalty(b),     sum_i w_i = 1
 
-In each step the columns that are needed (nonzero, or against the optimality conditions) are gathered, coordinate
-descent minimises the loss's quadratic model over them, and the slopes of all columns tell who is needed next. The loss
-of a family in its canonical link; of squared error also from its Gram matrix alone.
+In each step the columns that are needed (nonzero, or the most against the optimality conditions) are gathered,
+coordinate descent minimises the loss's quadratic model over them, and the slopes of all columns tell who is needed
+next. Only what is gathered is centred and scaled: x is read once a step and never written. The loss of a family in its
+canonical link; of squared error also from its Gram matrix alone.
 
 The certificate is the gap between the objective and its dual at scaled residuals ``s (y - m)``. Written as a sum of
 Fenchel-Young losses, each at least 0, it loses no digits:
@@ -34,6 +35,7 @@ from jaxmodels.numerics import coordinate_descent as cd
 from jaxmodels.numerics.coordinate_descent import Penalty
 from jaxmodels.numerics.newton import no_tangent
 from jaxmodels.numerics.problem import matmul
+from jaxmodels.numerics.row_parts import column_sums, gram
 
 # Working sets have one of few sizes, each this many times the one before.
 SMALLEST, GROWTH = 64, 4
@@ -56,15 +58,18 @@ class Gram(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """A loss by its rows; whatever stands in rows of weight 0 is finite."""
+    """A loss by its rows; whatever stands in rows of weight 0 is finite. ``z = (x - center) * inverse``."""
 
-    design: Float[Array, "n p"]
+    x: Float[Array, "n d"]
+    """As it came. Where p = d + 1, an intercept's column of 0 follows, with center -1 and inverse 1."""
+    center: Float[Array, " p"]
+    inverse: Float[Array, " p"]
     targets: Float[Array, "n *k"]
     weights: Float[Array, " n"]
-    """Sum to 1; of squared error they are all 1, and the rows and targets are multiplied by their roots."""
+    """Sum to 1."""
     offset: Float[Array, "n k"]
     squares: Float[Array, " p"]
-    """Weighted mean squares of the columns."""
+    """Weighted mean squares of the columns of z."""
 
 
 class Problem(NamedTuple):
@@ -155,20 +160,34 @@ def point_at(
     """The point of these coefficients; ``outputs`` where they are known."""
     if isinstance(data, Gram):
         return Point(coefficients, matmul(data.gram, coefficients) - data.moment[:, None], None)
-    outputs = data.offset + matmul(data.design, coefficients) if outputs is None else outputs
+    outputs = data.offset + matmul(design_of(data), coefficients) if outputs is None else outputs
     return Point(coefficients, _slope(form, data, outputs), outputs)
 
 
 def _slope(form: Form, data: Rows, outputs: Array) -> Array:
-    errors = _mean(form, outputs) - data.targets.reshape(outputs.shape)
-    return matmul((data.weights[:, None] * errors).T, data.design).T
+    errors = data.weights[:, None] * (_mean(form, outputs) - data.targets.reshape(outputs.shape))
+    num_columns = data.x.shape[1]
+    sums = column_sums(data.x, data.center[:num_columns], errors)
+    of_intercept = jnp.sum(errors, axis=0, keepdims=True)[: len(data.center) - num_columns]
+    return data.inverse[:, None] * jnp.concatenate([sums, of_intercept])
+
+
+def design_of(data: Rows, index: Array | None = None) -> Float[Array, "n m"]:
+    """These columns of z, 0 where there is no such column; by default all."""
+    if index is None:
+        x = jnp.pad(data.x, ((0, 0), (0, len(data.center) - data.x.shape[1])))
+    else:
+        x = data.x.at[:, index].get(mode="fill", fill_value=0)
+    return (x - _take(data.center, index)) * _take(data.inverse, index)
 
 
 # A step ---------------------------------------------------------------------------------------------------------------
 
 
 def _step(form: Form, problem: Problem, capacity: int, tolerance: Array, state: Solved) -> Solved:
-    data, point = problem.data, state.point
+    # Without a barrier XLA takes what is the same in every step out of a loop, even of one that is never run: the Gram
+    # matrix of all columns, where few of them matter.
+    data, point = lax.optimization_barrier((problem.data, state.point))
     num_columns, num_outputs = point.coefficients.shape
     index = jnp.nonzero(state.needed, size=capacity, fill_value=num_columns)[0]
     size = jnp.sum(state.needed) * num_outputs
@@ -188,8 +207,7 @@ def _step(form: Form, problem: Problem, capacity: int, tolerance: Array, state: 
         rows = _take(data.gram, index)
         design, curvature = None, rows if index is None else _take(rows.T, index)
     else:
-        rows, design = None, data.design
-        design = design if index is None else design.at[:, index].get(mode="fill", fill_value=0)
+        rows, design = None, lax.optimization_barrier(design_of(data, index))
         curvature = _curvature(form, data, design, point.outputs)
     # The gap is of first order in the coefficients, what a sweep gains of second. Every step asks for more than the
     # last, for that did not close the gap.
@@ -267,13 +285,9 @@ def _information(form: Form, outputs: Array) -> Array:
 
 def _curvature(form: Form, data: Rows, design: Array, outputs: Array) -> Array:
     """Of the columns in ``design [n, m]``: ``[m k, m k]``."""
-    if form.family.name == "gaussian":
-        return matmul(design.T, design)
     weights = data.weights[:, None, None] * _information(form, outputs)
     num_outputs = outputs.shape[1]
-    blocks = [
-        [matmul((weights[:, a, b, None] * design).T, design) for b in range(num_outputs)] for a in range(num_outputs)
-    ]
+    blocks = [[gram(design, weights[:, a, b]) for b in range(num_outputs)] for a in range(num_outputs)]
     size = design.shape[1] * num_outputs
     return jnp.asarray(blocks).transpose(2, 0, 3, 1).reshape(size, size)
 
@@ -282,9 +296,17 @@ def _curvature(form: Form, data: Rows, design: Array, outputs: Array) -> Array:
 
 
 def _needed(form: Form, penalty: Penalty, point: Point, screen: Array) -> Array:
+    """The columns that are not 0, and as many again of those that are furthest above the screen."""
     size = cd.of_unit(form.penalty, penalty, cd.norms(form.penalty, penalty, -point.slope))
     nonzero = cd.of_unit(form.penalty, penalty, cd.norms(form.penalty, penalty, point.coefficients)) > 0
-    return jnp.any(nonzero | (size > screen) | (penalty.l1 == 0), axis=1)
+    held = jnp.any(nonzero | (penalty.l1 == 0), axis=1)
+    above = jnp.where(held, 0, jnp.max(size - screen, axis=1))
+    if len(capacities(len(held))) > 1:
+        room = jnp.maximum(jnp.sum(held), SMALLEST - jnp.sum(held))
+        ranked = jnp.sort(above, descending=True)
+        # A group has one size and is not parted.
+        above = jnp.where(above >= ranked[jnp.minimum(room, len(held)) - 1], above, 0)
+    return held | (above > 0)
 
 
 def gap(form: Form, problem: Problem, point: Point) -> Gap:
@@ -366,4 +388,4 @@ def hessian_of(form: Form, data: Gram | Rows, point: Point) -> Float[Array, "pk 
     """Of the loss, at all coefficients."""
     if isinstance(data, Gram):
         return data.gram
-    return _curvature(form, data, data.design, point.outputs)
+    return _curvature(form, data, design_of(data), point.outputs)

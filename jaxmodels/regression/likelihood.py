@@ -20,6 +20,7 @@ from jaxmodels.families import Family
 from jaxmodels.numerics import newton
 from jaxmodels.numerics.newton import Loss, Problem
 from jaxmodels.numerics.problem import matmul
+from jaxmodels.numerics.row_parts import sum_of_parts
 from jaxmodels.regression import inputs
 from jaxmodels.regression.inputs import Data
 
@@ -119,9 +120,9 @@ def explain_values(family: Family, data: Data) -> None:
 def prepare(form: Form, data: Data, parameter: Any) -> Prepared:
     """Rows that do not count hold nothing that could spoil others; a problem that cannot be solved has no rows."""
     present = jnp.ones(len(data.y), bool) if data.mask is None else data.mask
-    given = jnp.ones_like(data.x[:, 0]) if data.weights is None else data.weights
+    given = jnp.ones(len(data.y), data.x.dtype) if data.weights is None else data.weights
     admitted = _rowwise(form.family.kind.supports(data.y))
-    finite = _rowwise(jnp.isfinite(data.x)) & jnp.isfinite(given)
+    finite = _finite_rows(data) & jnp.isfinite(given)
     finite &= True if form.family.name == "categorical" else _rowwise(jnp.isfinite(data.y))
     finite &= True if data.offset is None else _rowwise(jnp.isfinite(data.offset))
     counts = present & ~(given <= 0)
@@ -134,6 +135,14 @@ def prepare(form: Form, data: Data, parameter: Any) -> Prepared:
     weights = jnp.where(usable & (given > 0), given, 0)
     problem, center = _problem(form, data, parameter, usable, weights)
     return Prepared(problem, center, nonfinite, invalid)
+
+
+def _finite_rows(data: Data) -> Array:
+    """Which rows of x are finite; where all count and one is not, the fit fails, and none is: their sums say so."""
+    if data.mask is None and data.weights is None:
+        mean = matmul(jnp.full(len(data.x), 1 / len(data.x), data.x.dtype), data.x)
+        return jnp.broadcast_to(jnp.all(jnp.isfinite(mean)), len(data.x))
+    return _rowwise(jnp.isfinite(data.x))
 
 
 def _rowwise(values: Array) -> Array:
@@ -152,12 +161,17 @@ def _problem(form: Form, data: Data, parameter: Any, usable: Array, weights: Arr
     design = x
     if form.intercept:
         total = jnp.sum(weights)
-        center = lax.stop_gradient(matmul(weights, x) / jnp.where(total > 0, total, 1))
+        sums = sum_of_parts(_column_sums, data.x, usable, weights)
+        center = lax.stop_gradient(sums / jnp.where(total > 0, total, 1))
         design = jnp.concatenate([jnp.ones_like(x[:, :1]), x - center], axis=1)
         columns, penalty = jnp.pad(center, (1, 0)), jnp.pad(penalty, (1, 0))
     coupling = jnp.asarray(_coupling(form.num_outputs, form.family.name), x.dtype)
     problem = Problem(design, targets, weights, offset, penalty, coupling, columns, jnp.zeros((), x.dtype), parameter)
     return with_parameter(form, problem, parameter), center
+
+
+def _column_sums(x: Array, usable: Array, weights: Array) -> Array:
+    return matmul(weights, jnp.where(usable[:, None], x, 0))
 
 
 def with_parameter(form: Form, problem: Problem, parameter: Any) -> Problem:

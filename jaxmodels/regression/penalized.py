@@ -20,9 +20,10 @@ from jaxmodels import families
 from jaxmodels.core import InputError, Status
 from jaxmodels.families import Family
 from jaxmodels.numerics import coordinate_descent as cd
-from jaxmodels.numerics import working_set
+from jaxmodels.numerics import row_parts, working_set
 from jaxmodels.numerics.coordinate_descent import Penalty
 from jaxmodels.numerics.problem import matmul
+from jaxmodels.numerics.row_parts import column_sums
 from jaxmodels.numerics.working_set import Form, Gram, Point, Problem, Rows, Solved
 from jaxmodels.regression import likelihood
 from jaxmodels.regression.inputs import Data
@@ -31,8 +32,6 @@ from jaxmodels.regression.linear import LinearParams
 FAMILIES = ("gaussian", "bernoulli", "poisson", "categorical")
 # Below so many columns the Gram matrix is cheaper than to choose among them.
 FEW_COLUMNS = 256
-# Columns of the Gram matrix at a time: XLA multiplies what symmetry would spare.
-BLOCK = 256
 # Steps to the intercept that an offset leaves; each gains a digit or more.
 OFFSET_STEPS = 30
 
@@ -175,24 +174,26 @@ def explain_values(choices: Choices, arguments: Arguments) -> None:
 
 def prepare(choices: Choices, arguments: Arguments, *, many: bool) -> Prepared:
     """The problem; ``many`` solutions of it make the Gram matrix worth its price."""
-    read = likelihood.prepare(likelihood.Form(choices.family, False), arguments.data, None)
-    rows = read.problem
-    if arguments.data.mask is None and arguments.data.weights is None:
-        # All rows count or the fit fails: to clean a large x would cost as much as to fit it.
-        rows = rows._replace(design=arguments.data.x)
-    total = jnp.sum(rows.weights)
-    weights = rows.weights / jnp.where(total > 0, total, 1)
-    columns = _columns_of(choices, rows.design, weights)
+    data, penalty_weights = arguments.data, arguments.penalty_weights
+    # Where all rows count or the fit fails, x is not cleaned, and its mean says whether it is finite.
+    every = data.mask is None and data.weights is None
+    given = data._replace(x=data.x[:, :0]) if every else data
+    read = likelihood.prepare(likelihood.Form(choices.family, False), given, None)
+    x = data.x if every else read.problem.design
+    total = jnp.sum(read.problem.weights)
+    problem = read.problem._replace(weights=read.problem.weights / jnp.where(total > 0, total, 1))
+    columns = _columns_of(choices, x, problem.weights)
     if not choices.gaussian:
-        found = _with_intercept(choices, rows, weights, columns)
-    elif len(columns.mean) <= len(weights) and (many or len(columns.mean) <= FEW_COLUMNS):
-        found = _by_gram(choices, rows, weights, columns)
+        found = _with_intercept(choices, x, problem, columns)
+    elif x.shape[1] <= len(x) and (many or x.shape[1] <= FEW_COLUMNS):
+        found = _by_gram(choices, x, problem, columns)
     else:
-        found = _by_rows(choices, rows, weights, columns)
+        found = _by_rows(choices, x, problem, columns)
     data, null, scale, level, separated = found
     status = jnp.where(separated, Status.separated, Status.ok)
-    status = jnp.where(read.invalid | ~jnp.all(arguments.penalty_weights >= 0), Status.invalid_input, status)
-    status = jnp.where(read.nonfinite, Status.nonfinite, status).astype(jnp.int32)
+    status = jnp.where(read.invalid | ~jnp.all(penalty_weights >= 0), Status.invalid_input, status)
+    nonfinite = read.nonfinite | ~jnp.all(jnp.isfinite(columns.mean))
+    status = jnp.where(nonfinite, Status.nonfinite, status).astype(jnp.int32)
     unit = _unit_penalty(choices, arguments, null.coefficients.shape)
     return Prepared(data, unit, null, lax.stop_gradient(scale), columns.center, columns.inverse, level, status)
 
@@ -211,8 +212,10 @@ class _Columns(NamedTuple):
 
 
 def _columns_of(choices: Choices, x: Array, weights: Array) -> _Columns:
-    mean = matmul(weights, x)
-    spread = jnp.einsum("nd,nd->d", x - mean, weights[:, None] * (x - mean), precision=lax.Precision.HIGHEST)
+    # Differences from a row that counts have all the digits of columns far from 0.
+    row = lax.stop_gradient(x[jnp.argmax(weights > 0)])
+    mean = row + column_sums(x, row, weights[:, None])[:, 0]
+    spread = column_sums(x, mean, weights[:, None], power=2)[:, 0]
     constant = spread <= (10 * float(jnp.finfo(x.dtype).eps) * mean) ** 2
     spread = jnp.where(constant, 0, jnp.sqrt(jnp.where(constant, 1, spread)))
     inverse = jnp.where(constant, 0, 1 / jnp.where(constant, 1, spread))
@@ -221,76 +224,54 @@ def _columns_of(choices: Choices, x: Array, weights: Array) -> _Columns:
     return _Columns(mean, mean if choices.intercept else jnp.zeros_like(mean), spread, inverse)
 
 
-def _targets(choices: Choices, rows: Any, weights: Array) -> tuple[Array, Array]:
-    """Of the gaussian family less offset and level, and the level."""
-    targets = rows.targets - rows.offset[:, 0]
-    level = matmul(weights, targets) if choices.intercept else jnp.zeros((), weights.dtype)
-    return targets - level, level
+def _rows_of(x: Array, problem: Any, columns: _Columns) -> Rows:
+    squares = (columns.spread**2 + (columns.mean - columns.center) ** 2) * columns.inverse**2
+    return Rows(x, columns.center, columns.inverse, problem.targets, problem.weights, problem.offset, squares)
 
 
-def _by_gram(choices: Choices, rows: Any, weights: Array, columns: _Columns) -> tuple:
-    data, level = _squared_error(choices, rows, weights, columns._replace(inverse=jnp.ones_like(columns.mean)))
-    gram = columns.inverse[:, None] * _gram(data.design) * columns.inverse
-    square = jnp.sum(data.targets**2)
-    data = Gram(gram, columns.inverse * matmul(data.targets, data.design), square)
-    coefficients = jnp.zeros((len(columns.mean), 1), weights.dtype)
+def _squared_error(choices: Choices, x: Array, problem: Any, columns: _Columns) -> tuple[Rows, Array, Array]:
+    """Rows whose targets have neither offset nor level, their mean square, and the level."""
+    data = _rows_of(x, problem, columns)
+    targets = data.targets - data.offset[:, 0]
+    level = matmul(data.weights, targets) if choices.intercept else jnp.zeros((), x.dtype)
+    targets = targets - level
+    return data._replace(targets=targets, offset=jnp.zeros_like(data.offset)), matmul(data.weights, targets**2), level
+
+
+def _by_gram(choices: Choices, x: Array, problem: Any, columns: _Columns) -> tuple:
+    rows, square, level = _squared_error(choices, x, problem, columns)
+    design = working_set.design_of(rows._replace(inverse=jnp.ones_like(columns.inverse)))
+    gram = columns.inverse[:, None] * row_parts.gram(design, rows.weights) * columns.inverse
+    data = Gram(gram, columns.inverse * matmul(rows.weights * rows.targets, design), square)
+    coefficients = jnp.zeros((x.shape[1], 1), x.dtype)
     null = Point(coefficients, -lax.stop_gradient(data.moment)[:, None], None)
     return data, null, square / 2, level, jnp.bool_(False)
 
 
-def _squared_error(choices: Choices, rows: Any, weights: Array, columns: _Columns) -> tuple[Rows, Array]:
-    """Rows and targets times the roots of their weights, and the level of y."""
-    targets, level = _targets(choices, rows, weights)
-    root = jnp.sqrt(jnp.where(weights > 0, weights, 1))  # its derivative is finite
-    root = jnp.where(weights > 0, root, 0)
-    data = _rows_of(rows, weights, columns)
-    zeros, ones = jnp.zeros_like(rows.offset), jnp.ones_like(weights)
-    return data._replace(design=root[:, None] * data.design, targets=root * targets, offset=zeros, weights=ones), level
-
-
-def _rows_of(rows: Any, weights: Array, columns: _Columns) -> Rows:
-    design = (rows.design - columns.center) * columns.inverse
-    squares = (columns.spread**2 + (columns.mean - columns.center) ** 2) * columns.inverse**2
-    return Rows(design, rows.targets, weights, rows.offset, squares)
-
-
-def _by_rows(choices: Choices, rows: Any, weights: Array, columns: _Columns) -> tuple:
-    data, level = _squared_error(choices, rows, weights, columns)
-    coefficients = jnp.zeros((len(columns.mean), 1), weights.dtype)
+def _by_rows(choices: Choices, x: Array, problem: Any, columns: _Columns) -> tuple:
+    data, square, level = _squared_error(choices, x, problem, columns)
+    coefficients = jnp.zeros((x.shape[1], 1), x.dtype)
     null = working_set.point_at(form_of(choices), data, coefficients, data.offset)
-    return data, jax.tree.map(lax.stop_gradient, null), jnp.sum(data.targets**2) / 2, level, jnp.bool_(False)
+    return data, jax.tree.map(lax.stop_gradient, null), square / 2, level, jnp.bool_(False)
 
 
-def _gram(design: Array) -> Array:
-    """``Z'Z`` by blocks of its upper triangle."""
-    num_columns = design.shape[1]
-    gram = jnp.zeros((num_columns, num_columns), design.dtype)
-    for start in range(0, num_columns, BLOCK):
-        stop = min(start + BLOCK, num_columns)
-        block = matmul(design[:, start:stop].T, design[:, start:])
-        gram = gram.at[start:stop, start:].set(block)
-        gram = gram.at[stop:, start:stop].set(block[:, stop - start :].T)
-    return gram
-
-
-def _with_intercept(choices: Choices, rows: Any, weights: Array, columns: _Columns) -> tuple:
+def _with_intercept(choices: Choices, x: Array, problem: Any, columns: _Columns) -> tuple:
     """The rows of a family with a column of ones, and the best constant."""
-    data = _rows_of(rows, weights, columns)
+    data = _rows_of(x, problem, columns)
     if choices.family.name == "categorical":
         data = data._replace(offset=jnp.pad(data.offset, ((0, 0), (1, 0))))
     if choices.intercept:
-        ones = jnp.ones_like(weights)[:, None]
-        squares = jnp.append(data.squares, jnp.ones((), weights.dtype))
-        data = data._replace(design=jnp.concatenate([data.design, ones], axis=1), squares=squares)
+        wider = (jnp.append(each, last) for each, last in ((data.center, -1), (data.inverse, 1), (data.squares, 1)))
+        data = data._replace(**dict(zip(("center", "inverse", "squares"), wider, strict=True)))
     level, separated = _null_level(choices, data)
-    coefficients = jnp.zeros((len(data.squares), data.offset.shape[1]), weights.dtype)
+    coefficients = jnp.zeros((len(data.squares), data.offset.shape[1]), x.dtype)
     if choices.intercept:
         coefficients = coefficients.at[-1].set(level)
     outputs = data.offset + level
     null = working_set.point_at(form_of(choices), data, coefficients, outputs)
     outputs = outputs if choices.family.name == "categorical" else outputs[:, 0]
-    scale = matmul(weights, choices.family.deviance(outputs, rows.targets)) / 2
-    level = jnp.zeros((), weights.dtype)
+    scale = matmul(data.weights, choices.family.deviance(outputs, data.targets)) / 2
+    level = jnp.zeros((), x.dtype)
     return data, jax.tree.map(lax.stop_gradient, null), scale, level, separated & choices.intercept
 
 
