@@ -7,9 +7,10 @@ information W is not the second derivative, that one is factored in the basis of
 and still converge quadratically. The digits of the solution are those of the score, computed anew in each
 step.
 
-It stops when the coming step is at most ``tolerance`` standard errors in every direction (and takes that step), so that
-units, scale and the number of rows make no difference. A solution at infinity is found by its direction of recession
-(Albert and Anderson 1984): no loss grows along it, and some shrink for ever.
+It stops when the coming step is at most ``tolerance`` standard errors in every direction (and takes that step) or when
+the one after it is foretold to be about the square of that, so that units, scale and the number of rows make no
+difference. A solution at infinity is found by its direction of recession (Albert and Anderson 1984): no loss grows
+along it, and some shrink for ever.
 
 The derivative of the solution is the implicit function theorem's: ``db = H^-1 d(score)``.
 """
@@ -35,6 +36,8 @@ RUNNING, CONVERGED, SEPARATED, STALLED = range(4)
 MAX_HALVINGS = 30
 # What one Gram matrix may lose: a step need not be exact.
 GRAM_LOSS = 1e-2
+# A step that is foretold to be below so many squares of the tolerance is not waited for: it is rounding.
+FORETOLD = 64.0
 # A predictor that moves by less in a step may have converged; one on its way to infinity moves by about 1.
 STILL = 0.1
 
@@ -178,8 +181,10 @@ def information_triangle(loss: Loss, problem: Problem, outputs: Float[Array, "n 
     root = loss.root(outputs, problem.targets, problem.parameter)
     root = jnp.where(problem.weights[:, None, None] > 0, jnp.sqrt(problem.weights)[:, None, None] * root, 0)
     num_rows, size = len(root), root.shape[1] * problem.design.shape[1]
-    rows = jnp.swapaxes(root, 1, 2)[..., None] * problem.design[:, None, None, :]
-    rows = rows.reshape(-1, size)
+    rows, scale = problem.design, root[:, 0, 0]
+    if root.shape[1:] != (1, 1):
+        rows, scale = jnp.swapaxes(root, 1, 2)[..., None] * problem.design[:, None, None, :], None
+        rows = rows.reshape(-1, size)
     sums = jnp.sum(root**2, axis=(0, 2))
     rounding = jax.vmap(functools.partial(rounding_of, problem.center))(sums).reshape(-1)
     penalty = problem.penalty * problem.coupling[0, 0] ** 2
@@ -188,6 +193,7 @@ def information_triangle(loss: Loss, problem: Problem, outputs: Float[Array, "n 
         rows, penalty = jnp.concatenate([rows, below]), None
     return qr.triangle(
         rows,
+        scale=scale,
         penalty=penalty,
         dependent=qr.DEPENDENT,
         rounding=rounding,
@@ -241,6 +247,9 @@ def _step(loss: Loss, problem: Problem, state: _State, tolerance: Array) -> _Sta
     stalled = length == 0
     error = jnp.sqrt(jnp.maximum(square, 0) / _dispersion(loss, problem, state.value))
     small = (error <= tolerance) | (square <= _noise(problem, triangle, coefficients))
+    # Steps shrink as their squares, so that the last two foretell the next.
+    previous = state.solved.decrement
+    small |= jnp.isfinite(previous) & (error * (error / previous) ** 2 <= FORETOLD * tolerance**2)
     move = jnp.max(jnp.where(problem.weights[:, None] > 0, jnp.abs(aimed - outputs), 0), initial=0)
     separated = _recedes(loss, problem, direction, aimed - outputs, strict=False) & (move > STILL)
     separated |= _recedes(loss, problem, coefficients, outputs - problem.offset, strict=True)

@@ -22,6 +22,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxmodels.numerics.row_parts import sum_of_parts
+
 # A factor whose condition (Frobenius, unit columns) is below this many times d has lost no digits that count.
 WELL_CONDITIONED = 4.0
 MAX_PASSES = 6
@@ -50,10 +52,17 @@ class _Matrix(NamedTuple):
     values: Array
     transposed: bool
     penalty: Array | None
+    scale: Array | None = None
+    """Of the rows: ``A = scale * values``."""
 
     @property
     def num_rows(self) -> int:
         return self.values.shape[self.transposed]
+
+    @property
+    def rows(self) -> Array:
+        """``A``, or ``A'``."""
+        return self.values if self.scale is None else self.scale[:, None] * self.values
 
 
 class _State(NamedTuple):
@@ -80,6 +89,7 @@ class _Limits(NamedTuple):
 def triangle(
     matrix: Float[Array, "n d"],
     *,
+    scale: Float[Array, " n"] | None = None,
     penalty: Float[Array, " d"] | None = None,
     dependent: float = 0.0,
     rounding: Float[Array, " d"] | float = 0.0,
@@ -97,6 +107,7 @@ def triangle(
 
     Args:
       matrix: ``A``, finite.
+      scale: what its rows are multiplied by first, without a copy of them. Default: 1.
       penalty: at least 0; as rows ``diag(sqrt(penalty))`` below ``A``. Default: none.
       dependent: distance from the span of the columns kept before, in units of eps and of its length, up to which a
         column is dropped; of more than ``FEW`` columns in proportion to their number. With 0 the pivots of dependent
@@ -113,7 +124,7 @@ def triangle(
     >>> [[round(float(entry), 4) for entry in row] for row in upper], kept.tolist()
     ([[5.0, 0.0, 1.4], [0.0, 0.0, 0.0], [0.0, 0.0, 0.2]], [True, False, True])
     """
-    whole = _Matrix(matrix, transposed, penalty)
+    whole = _Matrix(matrix, transposed, penalty, scale)
     trusted = WELL_CONDITIONED * matrix.shape[1 - transposed] if trusted is None else trusted
     capacity = whole.num_rows if num_rows is None else num_rows
     capacity = capacity if penalty is None else capacity + jnp.sum(penalty > 0)
@@ -204,10 +215,20 @@ def product(a: Float[Array, "k d"], b: Float[Array, "d *m"]) -> Float[Array, "k 
 
 def _gram(matrix: _Matrix, inverse: Array | None) -> Array:
     """Of ``A`` or ``A R^-1``."""
-    values, penalty = matrix.values, matrix.penalty
-    if inverse is not None:
-        values = product(inverse.T, values) if matrix.transposed else product(values, inverse)
-    gram = product(values, values.T) if matrix.transposed else product(values.T, values)
+    penalty = matrix.penalty
+
+    def of_rows(rows, scale=None):
+        rows = rows if scale is None else scale[:, None] * rows
+        rows = rows if inverse is None else product(rows, inverse)
+        return product(rows.T, rows)
+
+    if matrix.transposed:
+        values = matrix.values if inverse is None else product(inverse.T, matrix.values)
+        gram = product(values, values.T)
+    elif matrix.scale is None:
+        gram = of_rows(matrix.values)
+    else:
+        gram = sum_of_parts(of_rows, matrix.values, matrix.scale)
     if penalty is None:
         return gram
     return gram + (jnp.diag(penalty) if inverse is None else product(inverse.T, penalty[:, None] * inverse))
@@ -222,7 +243,7 @@ def squares_are_safe(squares: Array) -> Array:
 
 def _column_scale(matrix: _Matrix) -> Array:
     """Powers of two that bring the largest entry of each column to [1/2, 1); 1 for a column of zeros."""
-    largest = jnp.max(jnp.abs(matrix.values), axis=int(matrix.transposed))
+    largest = jnp.max(jnp.abs(matrix.rows), axis=int(matrix.transposed))
     if matrix.penalty is not None:
         largest = jnp.maximum(largest, jnp.sqrt(matrix.penalty))
     exponent = jnp.where(largest > 0, jnp.frexp(largest)[1], 0)
