@@ -138,7 +138,9 @@ def test_fit_equals_scikit_learn(data, nonnegative):
         assert ours.stats.num_nonzero == np.count_nonzero(theirs.coef_)
 
 
-def test_column_sums_in_parts(x64):
+@pytest.mark.parametrize("devices", [1, 8])
+def test_column_sums_in_parts(devices, x64, monkeypatch):
+    monkeypatch.setattr(jax, "device_count", lambda: devices)
     rng = np.random.default_rng(0)
     x, weights = rng.normal(size=(1003, 300)) + 5, rng.normal(size=(1003, 2))
     for power in (1, 2):

@@ -25,15 +25,19 @@ BLOCK = 256
 def sum_of_parts(function: Callable[..., Array], *arrays: Float[Array, "n *d"]) -> Array:
     """``function(*arrays)``, a sum over rows; the first array is the largest.
 
-    A part has every ``PARTS``-th row: of rows that are spread over devices each has its share of every part.
+    A part is a run of rows. Of rows that may be spread over devices it is every ``PARTS``-th row, which takes longer to
+    read, so that each device has its share of every part.
     """
     num_rows = len(arrays[0])
     parts = min(PARTS, num_rows, max(1, arrays[0].size // SMALLEST))
     if parts == 1:
         return function(*arrays)
-    whole = num_rows - num_rows % parts
+    size = num_rows // parts
+    whole, spread = parts * size, jax.device_count() > 1
 
     def part(index, each):
+        if not spread:
+            return lax.dynamic_slice_in_dim(each, index * size, size)
         # Cut and reshaped here, so that it is read where it lies: before the loop it would be a copy.
         return lax.dynamic_index_in_dim(each[:whole].reshape(-1, parts, *each.shape[1:]), index, 1, keepdims=False)
 
