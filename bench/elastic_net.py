@@ -130,7 +130,7 @@ def objective(x: np.ndarray, y: np.ndarray, alphas: np.ndarray, coefficients: np
 if __name__ == "__main__":
     main()
 
-# RESULT on two Zen 3 cores that other work shared, Python 3.11, jax 0.10.2, scikit-learn 1.9.1, skglm 0.5.
-# Ratios to scikit-learn (with its Gram matrix on the path), float64 and float32; jaxmodels' milliseconds:
-#   path of 100 alphas, 10000 x 1000   0.67  0.34   1457  404   (3 rounds; to skglm 0.11, 0.07); compiles for 12 to 15 s
-#   one alpha, 10000 x 1000            0.90  0.71     98   57   (7 rounds of these two alone)
+# RESULT on two quiet Zen cores, Python 3.11, jax 0.10.2, scikit-learn 1.9.1, skglm 0.5, 3 rounds, two runs.
+# Ratios to scikit-learn (with its Gram matrix on the path), float64 and float32:
+#   path of 100 alphas, 10000 x 1000   1.32 and 1.58   1.28 and 1.17   (to skglm 0.10); compiles for 5 to 8 s
+#   one alpha, 10000 x 1000            0.69 and 0.80   0.68 and 0.57

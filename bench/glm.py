@@ -7,10 +7,10 @@ of jaxmodels' time over that candidate's in the same round: below 1, jaxmodels i
 ``gradient`` is the largest entry of the objective's gradient in float64, over the number of rows, so that all are seen
 to have solved the same problem as well: scikit-learn's tolerances are set where its gradient is about as small.
 
-Last run, two Zen 3 cores that others were using, Python 3.11, jax 0.10.2, scikit-learn 1.9.1, ratios to newton-cholesky
-and lbfgs of the fastest of 5 rounds: logistic float32 1.02, 0.80 (at 3 times our gradient), float64 1.13, 3.8 (at 1e7
-times our gradient, which is as small as it gets); poisson 0.37, 0.17. BLAS threads that spin on busy cores made
-newton-cholesky up to ten times slower in other runs: those ratios do not count.
+Last run, two quiet Zen cores, Python 3.11, jax 0.10.2, scikit-learn 1.9.1, 5 rounds, ratios to newton-cholesky and
+lbfgs: logistic float32 1.19, 0.72 (at 3 times our gradient), float64 1.21, 3.4 (at 1e7 times our gradient, which is as
+small as it gets); poisson 0.31, 0.13. BLAS threads that spin on busy cores made newton-cholesky up to ten times slower in
+other runs: those ratios do not count.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ def lanes(count: int) -> Task:
 
 
 def lasso(num_columns: int) -> Task:
-    x, y = _regression(2_000, num_columns)
+    x, y = _regression(10_000, num_columns)
     return lambda x, y: elastic_net.path(x, y, num_alphas=20), (x, y), None
 
 
