@@ -9,8 +9,8 @@ to have solved the same problem as well: scikit-learn's tolerances are set where
 
 Last run, two quiet Zen cores, Python 3.11, jax 0.10.2, scikit-learn 1.9.1, 5 rounds, ratios to newton-cholesky and
 lbfgs: logistic float32 1.19, 0.72 (at 3 times our gradient), float64 1.21, 3.4 (at 1e7 times our gradient, which is as
-small as it gets); poisson 0.31, 0.13. BLAS threads that spin on busy cores made newton-cholesky up to ten times slower in
-other runs: those ratios do not count.
+small as it gets); poisson 0.31, 0.13. BLAS threads that spin on busy cores made newton-cholesky up to ten times slower
+in other runs: those ratios do not count.
 """
 
 from __future__ import annotations

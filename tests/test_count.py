@@ -109,6 +109,14 @@ def by_platform(x):
     return lax.platform_dependent(x, cpu=lambda x: x @ x, cuda=lambda x: x @ x @ x, default=lambda x: x)
 
 
+@jax.custom_batching.custom_vmap
+def squared_alone(x):
+    return x @ x
+
+
+squared_alone.def_vmap(lambda size, batched, x: (x @ x, True))
+
+
 @pytest.mark.parametrize(
     ("function", "products"),
     [
@@ -122,6 +130,7 @@ def by_platform(x):
         (jax.value_and_grad(twice), 2 + 4),
         (jax.value_and_grad(jax.checkpoint(twice)), 2 + 2 + 4),
         (by_platform, 1),
+        (lambda x: squared_alone(x), 1),
     ],
 )
 def test_products_inside(function, products):

@@ -88,7 +88,7 @@ def _called(equation: Any, operands: list[int]) -> tuple[Any, list[int]] | None:
         first = lengths.matvec + lengths.vecmat
         chosen = operands[first : first + lengths.solve] + operands[sum(lengths) :]
         return open_jaxpr(parameters["jaxprs"].solve), chosen
-    inner = next((parameters[name] for name in ("jaxpr", "call_jaxpr") if name in parameters), None)
+    inner = next((parameters[name] for name in ("jaxpr", "call_jaxpr", "call") if name in parameters), None)
     if inner is None:
         return None
     inner = open_jaxpr(inner)

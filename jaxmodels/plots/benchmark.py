@@ -84,6 +84,9 @@ def growth(lines: Sequence[Mapping[str, Any]], path: Path) -> pathlib.Path:
                 unit = 1e9 if key == "program_bytes" else 1
                 points = [(line["size"], line[key] / unit) for line in own if line[key]]
                 axes.loglog(*np.array(points).reshape(-1, 2).T, style, color=color, label=label, markersize=4)
+            sizes = [line["size"] for line in own]
+            axes.set_xticks(sizes, [f"{size:g}" for size in sizes])
+            axes.set_xticks([], minor=True)
             set_labels(axes, one_line(name, 30), "size", "")
         for axes in panels[len(names) :]:
             axes.set_axis_off()
