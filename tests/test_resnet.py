@@ -224,6 +224,15 @@ def test_apply_without_training_leaves_the_state():
     assert jaxpr.jaxpr.outvars[-leaves:] == jaxpr.jaxpr.invars[-leaves - 1 : -1]
 
 
+@pytest.mark.parametrize("native", [True, False])
+def test_no_images_give_no_logits(native):
+    model = resnet.resnet50(num_classes=2, native=native)
+    params, state = jax.eval_shape(model.init, jax.random.key(0), IMAGE)
+    for train in (True, False):
+        none = jax.ShapeDtypeStruct((0, *IMAGE.shape[1:]), jnp.float32)
+        assert jax.eval_shape(functools.partial(model.apply, train=train), params, state, none)[0].shape == (0, 2)
+
+
 def test_bfloat16_computes_in_bfloat16_and_keeps_float32():
     model = resnet.resnet18(num_classes=2, dtype="bfloat16", native=True)  # whose products are all convolutions
     params, state = jax.eval_shape(model.init, jax.random.key(0), IMAGE)

@@ -66,7 +66,7 @@ def _convolve(inputs, kernel, stride, padding, precision):
 def _mix_channels(inputs, kernel, precision):
     """A 1x1 convolution. As a product XLA:CPU does not write its gradient's operands anew, batch last."""
     rows = lax.dot(inputs.reshape(-1, inputs.shape[-1]), kernel, precision=precision)
-    return rows.reshape(*inputs.shape[:3], -1)
+    return rows.reshape(*inputs.shape[:3], kernel.shape[-1])
 
 
 def _convolve_deeper(inputs, kernel, precision):
@@ -87,9 +87,8 @@ def _convolve_deeper(inputs, kernel, precision):
 
 def _convolve_by_product(inputs, kernel, stride, precision):
     """``convolve`` as one matrix product; XLA:CPU's own gradient is several times slower on maps of a few pixels."""
-    n, height, width, _ = inputs.shape
-    size, features = kernel.shape[0], kernel.shape[-1]
-    reach = (size - 1) // 2
+    _, height, width, _ = inputs.shape
+    size, reach = kernel.shape[0], (kernel.shape[0] - 1) // 2
     padded = jnp.pad(inputs, ((0, 0), (reach, reach), (reach, reach), (0, 0)))
     rows, columns = (height - 1) // stride + 1, (width - 1) // stride + 1
     shifted = [
@@ -97,9 +96,7 @@ def _convolve_by_product(inputs, kernel, stride, precision):
         for i in range(size)
         for j in range(size)
     ]
-    patches = jnp.concatenate(shifted, axis=-1).reshape(n * rows * columns, -1)
-    outputs = lax.dot(patches, kernel.reshape(-1, features), precision=precision)
-    return outputs.reshape(n, rows, columns, features)
+    return _mix_channels(jnp.concatenate(shifted, axis=-1), kernel.reshape(-1, kernel.shape[-1]), precision)
 
 
 def standardise(
@@ -186,9 +183,10 @@ def _channel_sums(inputs, weights, products):
     """
     n, height, width, channels = inputs.shape
     if products:
-        count = next(each for each in range(8, 0, -1) if height * width % each == 0)
-        sums = inputs.reshape(n, count, -1, channels).sum(axis=1)
-        ones = jnp.ones((n, 1, sums.shape[1]), inputs.dtype)
+        pixels = height * width
+        count = next(each for each in range(8, 0, -1) if pixels % each == 0)
+        sums = inputs.reshape(n, count, pixels // count, channels).sum(axis=1)
+        ones = jnp.ones((n, 1, pixels // count), inputs.dtype)
         sums = jnp.matmul(ones, sums, precision=lax.Precision.HIGHEST)[:, 0]
     else:
         sums = inputs.sum(axis=(1, 2))
@@ -243,7 +241,7 @@ def _max_pool_along(inputs, axis):
         return lax.pad(values, jnp.array(-jnp.inf, values.dtype), edges)
 
     whole = pad(inputs, 0, inputs.shape[axis] % 2)
-    pairs = whole.reshape(*whole.shape[:axis], -1, 2, *whole.shape[axis + 1 :])
+    pairs = whole.reshape(*whole.shape[:axis], whole.shape[axis] // 2, 2, *whole.shape[axis + 1 :])
     even, odd = (lax.index_in_dim(pairs, index, axis + 1, keepdims=False) for index in (0, 1))
     return _first_max(_first_max(pad(odd, 1, -1), even), odd)
 
