@@ -36,7 +36,7 @@ RUNNING, CONVERGED, SEPARATED, STALLED = range(4)
 MAX_HALVINGS = 30
 # What one Gram matrix may lose: a step need not be exact.
 GRAM_LOSS = 1e-2
-# A step that is foretold to be below so many squares of the tolerance is not waited for: it is rounding.
+# A step that is foretold to be below so many squares of the tolerance, and below it, is not waited for: it is rounding.
 FORETOLD = 64.0
 # A predictor that moves by less in a step may have converged; one on its way to infinity moves by about 1.
 STILL = 0.1
@@ -249,7 +249,8 @@ def _step(loss: Loss, problem: Problem, state: _State, tolerance: Array) -> _Sta
     small = (error <= tolerance) | (square <= _noise(problem, triangle, coefficients))
     # Steps shrink as their squares, so that the last two foretell the next.
     previous = state.solved.decrement
-    small |= jnp.isfinite(previous) & (error * (error / previous) ** 2 <= FORETOLD * tolerance**2)
+    foretold = jnp.where(jnp.isfinite(previous), error * (error / previous) ** 2, jnp.inf)
+    small |= foretold <= tolerance * jnp.minimum(FORETOLD * tolerance, 1)
     move = jnp.max(jnp.where(problem.weights[:, None] > 0, jnp.abs(aimed - outputs), 0), initial=0)
     separated = _recedes(loss, problem, direction, aimed - outputs, strict=False) & (move > STILL)
     separated |= _recedes(loss, problem, coefficients, outputs - problem.offset, strict=True)
