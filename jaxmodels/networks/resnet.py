@@ -23,12 +23,11 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
-from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from jaxmodels.core import InputError, Model, PyTree, fold_model
+from jaxmodels.networks.initial import draw
 from jaxmodels.networks.layers import batch_norm, convolve, max_pool, rectify, standardise, suits_products
 
 FEATURES = ("stem", "stage1", "stage2", "stage3", "stage4", "pooled")
@@ -223,7 +222,7 @@ def _model(module: _ResNet, zero_init_residual: bool) -> Model:
         image = jax.ShapeDtypeStruct((1, *image_shape), jax.dtypes.canonicalize_dtype(inputs.dtype))
         shapes = jax.eval_shape(module.init, jax.random.key(0), image)
         statistics = {"mean": jnp.zeros, "var": jnp.ones}
-        return _draw(key, shapes["params"], zero_init_residual), {
+        return draw(key, shapes["params"], zero_init_residual), {
             "batch_stats": jax.tree_util.tree_map_with_path(
                 lambda path, leaf: statistics[path[-1].key](leaf.shape, leaf.dtype), shapes["batch_stats"]
             )
@@ -313,37 +312,6 @@ def compiler_options() -> dict[str, str] | None:
     """What convolutions are compiled with on this backend; the one place where that is chosen."""
     # XLA:CPU hands convolutions to YNNPACK, which is slower than its own for them.
     return {"xla_cpu_experimental_ynn_fusion_type": ""} if jax.default_backend() == "cpu" else None
-
-
-def _draw(key: Array, shapes: PyTree, zero_init_residual: bool) -> PyTree:
-    """Initial parameters, cut from one vector of normal deviates: compiling a draw a layer would take 20 s.
-
-    Kernels have variance 2 / fan_out (He et al. 2015, as torchvision), the head 1 / fan_in; scales are 1, biases 0.
-    """
-    leaves, structure = jax.tree_util.tree_flatten_with_path(shapes)
-    total = sum(leaf.size for path, leaf in leaves if path[-1].key == "kernel")
-    deviates = jax.random.normal(key, (total,), leaves[0][1].dtype)
-    if not isinstance(deviates, Tracer):
-        deviates = np.asarray(deviates)  # cutting views on the host compiles nothing
-    start, drawn = 0, []
-    for path, leaf in leaves:
-        layer, name = path[-2].key, path[-1].key
-        if name == "kernel":
-            part = deviates[start : start + leaf.size].reshape(leaf.shape)
-            fan = leaf.shape[0] if layer == "head" else leaf.size // leaf.shape[2] / 2
-            drawn.append(jnp.asarray(part * np.asarray(math.sqrt(1 / fan), leaf.dtype)))
-            start += leaf.size
-        elif name == "scale" and not (zero_init_residual and _ends_block(shapes, path)):
-            drawn.append(jnp.ones(leaf.shape, leaf.dtype))
-        else:
-            drawn.append(jnp.zeros(leaf.shape, leaf.dtype))
-    return jax.tree.unflatten(structure, drawn)
-
-
-def _ends_block(shapes: PyTree, path: tuple) -> bool:
-    """Whether a leaf belongs to the last convolution of a residual branch."""
-    block, layer = path[0].key, path[1].key
-    return block.startswith("stage") and layer == max(name for name in shapes[block] if name != "shortcut")
 
 
 def _fold(params: PyTree, statistics: PyTree, settings: _Settings) -> PyTree:
