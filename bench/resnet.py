@@ -10,7 +10,7 @@ first call, which compiles, is told apart. On a GPU also bfloat16 (torch: autoca
 all take by default there (TF32). A peer that is not installed is left out.
 
 Last run, two quiet Zen cores, jax 0.10.2, 224 px, ratios to torch 2.13.0, TensorFlow 2.21.0 and ONNX Runtime 1.32.0:
-inference of 8 images 0.81, 0.97, 1.23, of one 0.78, 0.77, 1.30 (0.55 to torch alone), of 8 in bfloat16 0.14 to torch; a
+inference of 8 images 0.81, 0.97, 1.23, of one 0.78, 0.77, 1.30, of 8 in bfloat16 0.14 to torch; a
 training step of 8 images beside torch alone 0.98 (0.95 to 1.00), beside all 1.25 (0.96 to 1.49) and 1.01. Memory of the
 process in a training step 1.23 to 1.44 of torch's, some 340 MB of which LLVM left behind: where the compiled step came
 from the persistent cache it holds 1.56 GB in place of 1.91.
@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import json
 import multiprocessing
 import os
@@ -163,14 +164,10 @@ def measure(ask: Callable, question: Question, frameworks: list[str], rounds: in
 
     first = {framework: ask(framework, question) for framework in frameworks}
     for framework in frameworks:
-        ask(framework, "again")  # warms up
         ask(framework, "memory")
-    seconds: dict[str, list[float]] = {framework: [] for framework in frameworks}
-    for _ in range(rounds):
-        for framework in frameworks:
-            time.sleep(PAUSE)
-            seconds[framework].append(ask(framework, "again")[0])
-    timed = {name: benchmark.Timing(*first[name], tuple(values)) for name, values in seconds.items()}
+    calls = {framework: functools.partial(ask, framework, "again") for framework in frameworks}
+    turns = benchmark.take_turns(calls, rounds=rounds, pause=PAUSE)
+    timed = {name: benchmark.Timing(*first[name], turn.seconds) for name, turn in turns.items()}
     found: dict[str, Any] = question._asdict() | {"rounds": rounds}
     for framework, timing in timed.items():
         found[framework] = {
@@ -207,7 +204,7 @@ def main() -> None:
         questions = QUICK if options.quick else QUESTIONS + (ON_GPU if around["backend"] == "gpu" else ())
         for question in questions:
             if options.only in (None, question.work):
-                asked = [name for name in frameworks if name == OURS or peers.questions(name, question)]
+                asked = [name for name in frameworks if name == OURS or peers.answers(name, question)]
                 print(json.dumps(measure(ask, question, asked, options.rounds) | around), flush=True)
 
 

@@ -26,11 +26,11 @@ def installed() -> list[str]:
     return [name for name, needed in modules.items() if all(map(importlib.util.find_spec, needed))]
 
 
-def questions(peer: str, question: Any) -> bool:
+def answers(peer: str, question: Any) -> bool:
     """Whether a peer has an answer."""
-    if peer == "onnxruntime":
-        return question.work == "inference" and question.dtype == "float32"
-    return peer == "torch" or question.dtype == "float32"
+    return peer == "torch" or (
+        question.dtype == "float32" and (peer, question.work) != ("onnxruntime", "training step")
+    )
 
 
 def torch(question: Any, data: tuple[np.ndarray, np.ndarray], leaves: Leaves) -> Callable[[], Any]:
