@@ -10,12 +10,12 @@ Every batch has the same shape; the last is filled up with rows of weight 0.
 
 from __future__ import annotations
 
+import operator
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from operator import index, itemgetter
 from typing import Any
 
 import jax
@@ -77,7 +77,7 @@ def order(num_examples: int, *, seed: int, epoch: int, shuffle: bool = True) -> 
     if not shuffle:
         return np.arange(num_examples)
     for name, value in (("seed", seed), ("epoch", epoch)):
-        if index(value) < 0:
+        if operator.index(value) < 0:
             raise InputError(f"{name}={value} is negative: give 0 or more")
     bits = np.random.Philox(key=np.array([seed, epoch], np.uint64)).random_raw(num_examples)
     return np.argsort(bits, kind="stable")
@@ -227,7 +227,7 @@ def _reading(images: ImageFolder, wanted: Recipe, cache: PixelCache | None, max_
     if store is None:
         return lambda rows: [partial(_load, paths[row], wanted, cache, max_pixels) for row in rows], _stack
     packed.require(store, wanted)
-    return lambda rows: [partial(packed.take, store, wanted.mode, [paths[row] for row in rows])], itemgetter(0)
+    return lambda rows: [partial(packed.take, store, wanted.mode, [paths[row] for row in rows])], operator.itemgetter(0)
 
 
 def _load(path: str, wanted: Recipe, cache: PixelCache | None, max_pixels: int) -> PyTree:
