@@ -69,8 +69,8 @@ def test_training_step_keeps_native_convolutions(depth, dtype, platform):
     assert found["convolution"] == 3 * CONVOLUTIONS[depth] - 1
     convolutions = [line for line in text.splitlines() if "stablehlo.convolution" in line]
     assert all(("bf16>" in line) == (dtype is not None) for line in convolutions)
-    # Four sums over the batch a normalisation, of [n] by [n, c], and the head's three; the gradient's norm has scalars.
-    assert num_products(text) == 4 * CONVOLUTIONS[depth] + 3
+    # Five sums over the batch a normalisation, of [n] by [n, c], and the head's three; the gradient's norm has scalars.
+    assert num_products(text) == 5 * CONVOLUTIONS[depth] + 3
 
 
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
