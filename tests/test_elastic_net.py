@@ -12,7 +12,7 @@ import pytest
 from jaxmodels import families
 from jaxmodels.core import InputError, Status, raise_if_failed
 from jaxmodels.numerics import working_set
-from jaxmodels.numerics.row_parts import column_sums
+from jaxmodels.numerics.row_parts import centered_gram, column_sums
 from jaxmodels.regression import elastic_net
 
 pytestmark = pytest.mark.slow
@@ -139,13 +139,15 @@ def test_fit_equals_scikit_learn(data, nonnegative):
 
 
 @pytest.mark.parametrize("devices", [1, 8])
-def test_column_sums_in_parts(devices, x64, monkeypatch):
+def test_sums_over_rows_in_parts(devices, x64, monkeypatch):
     monkeypatch.setattr(jax, "device_count", lambda: devices)
     rng = np.random.default_rng(0)
     x, weights = rng.normal(size=(1003, 300)) + 5, rng.normal(size=(1003, 2))
     for power in (1, 2):
         found = column_sums(x, x[0], weights, power)
         np.testing.assert_allclose(found, ((x - x[0]) ** power).T @ weights, rtol=1e-10, atol=1e-10)
+    found = centered_gram(x, x[0], weights[:, 0])
+    np.testing.assert_allclose(found, (x - x[0]).T @ (weights[:, :1] * (x - x[0])), rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize(("n", "d"), [(100, 150), (200, 150)])

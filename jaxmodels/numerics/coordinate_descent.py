@@ -105,17 +105,18 @@ def at_most_once(predicate: Array, function: Callable[[Any], Any], state: Any) -
 
 def _sweep(form, penalty, curvature, diagonal, order, size, state: _State) -> _State:
     def update(position, loop):
-        coefficients, slope, change = loop
+        coefficients, slope = loop
         j = order[position]
         old, l1, total = coefficients[j], penalty.l1[j], diagonal[j] + penalty.l2[j]
         target = diagonal[j] * old - slope[j]
         shrunk = jnp.maximum(target - jnp.clip(target, -l1, l1), penalty.lower[j])
         new = jnp.where(total > 0, shrunk / jnp.where(total > 0, total, 1), 0)
-        step = new - old
-        return coefficients.at[j].set(new), slope + step * curvature[j], change + total * step**2
+        # XLA:CPU never computes a division twice; of a difference it would copy all coefficients to do so.
+        step = (new - old) / jnp.where(total >= 0, 1, jnp.inf)
+        return coefficients.at[j].add(step), slope + step * curvature[j]
 
-    zero = jnp.zeros_like(state.change)
-    coefficients, slope, change = lax.fori_loop(0, size, update, (*state[:2], zero))
+    coefficients, slope = lax.fori_loop(0, size, update, state[:2])
+    change = jnp.sum((diagonal + penalty.l2) * (coefficients - state.coefficients) ** 2)
     return _State(coefficients, slope, change, state.round)
 
 

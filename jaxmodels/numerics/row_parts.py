@@ -28,8 +28,9 @@ def sum_of_parts(function: Callable[..., Array], *arrays: Float[Array, "n *d"]) 
     A part is a run of rows. Of rows that may be spread over devices it is every ``PARTS``-th row, which takes longer to
     read, so that each device has its share of every part.
     """
-    num_rows = len(arrays[0])
-    parts = min(PARTS, num_rows, max(1, arrays[0].size // SMALLEST))
+    num_rows, shape = len(arrays[0]), jax.eval_shape(function, *arrays)
+    # A sum that is larger than its parts would be read and written more than they are.
+    parts = min(PARTS, num_rows, max(1, arrays[0].size // max(SMALLEST, shape.size)))
     if parts == 1:
         return function(*arrays)
     size = num_rows // parts
@@ -44,7 +45,6 @@ def sum_of_parts(function: Callable[..., Array], *arrays: Float[Array, "n *d"]) 
     def add(index, total):
         return total + function(*(part(index, each) for each in arrays))
 
-    shape = jax.eval_shape(function, *arrays)
     total = lax.fori_loop(0, parts, add, jnp.zeros(shape.shape, shape.dtype))
     return total if whole == num_rows else total + function(*(each[whole:] for each in arrays))
 
@@ -60,6 +60,13 @@ def column_sums(
     [[0.5], [0.5]]
     """
     return sum_of_parts(lambda rows, weights: matmul(weights.T, (rows - center) ** power), x, weights).T
+
+
+def centered_gram(
+    x: Float[Array, "n d"], center: Float[Array, " d"], weights: Float[Array, " n"]
+) -> Float[Array, "d d"]:
+    """``sum_i w_i (x_i - center) (x_i - center)'``."""
+    return sum_of_parts(lambda rows, weights: gram(rows - center, weights), x, weights)
 
 
 def gram(design: Float[Array, "n m"], weights: Float[Array, " n"]) -> Float[Array, "m m"]:

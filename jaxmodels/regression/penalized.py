@@ -240,9 +240,10 @@ def _squared_error(choices: Choices, x: Array, problem: Any, columns: _Columns) 
 
 def _by_gram(choices: Choices, x: Array, problem: Any, columns: _Columns) -> tuple:
     rows, square, level = _squared_error(choices, x, problem, columns)
-    design = working_set.design_of(rows._replace(inverse=jnp.ones_like(columns.inverse)))
-    gram = columns.inverse[:, None] * row_parts.gram(design, rows.weights) * columns.inverse
-    data = Gram(gram, columns.inverse * matmul(rows.weights * rows.targets, design), square)
+    center, inverse = columns.center, columns.inverse
+    gram = row_parts.centered_gram(x, center, rows.weights)
+    moment = row_parts.column_sums(x, center, (rows.weights * rows.targets)[:, None])[:, 0]
+    data = Gram(inverse[:, None] * gram * inverse, inverse * moment, square)
     coefficients = jnp.zeros((x.shape[1], 1), x.dtype)
     null = Point(coefficients, -lax.stop_gradient(data.moment)[:, None], None)
     return data, null, square / 2, level, jnp.bool_(False)
