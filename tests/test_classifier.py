@@ -89,6 +89,7 @@ def test_a_run_leaves_what_it_promises(scratch):
     assert len(epochs_of(scratch)) == 3
 
 
+@pytest.mark.slow
 def test_stopped_in_mid_epoch_and_resumed_it_is_bit_identical(scratch, photos, tmp_path):
     options = network.load(scratch).options
     for count in (2, 5):
@@ -137,6 +138,7 @@ def test_predict_gives_every_file_a_line(scratch, photos, tmp_path, capsys, monk
     )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("tiny")
 def test_a_packed_store_trains_and_evaluates_as_its_folder(photos, tmp_path):
     options = Options(**SMALL, epochs=1)

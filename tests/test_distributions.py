@@ -94,6 +94,7 @@ def test_normal(x64):
     assert_close(distributions.normal_quantile(0.01, upper=True), scipy.stats.norm.isf(0.01), 1e-13)
 
 
+@pytest.mark.slow
 def test_float32_keeps_its_own_digits():
     t, dofs = T[T < 12].astype(np.float32), np.array([1.0, 30.0, 1e3, 1e6], np.float32)[:, None]
     ours = distributions.student_t_sf(t, dofs)

@@ -89,6 +89,7 @@ def test_a_perceptrons_step_is_its_products(platform):
     assert "custom_call" not in text
 
 
+@pytest.mark.slow
 def test_products_lower_to_the_same_on_cpu_only_when_asked():
     """What ``native`` chooses: small maps become products, and the products are there without it on a CPU alone."""
     batch = a_batch((64, 64, 3))

@@ -106,6 +106,7 @@ def test_held_out_rows_change_nothing_that_was_learned(fitted, tmp_path):
     assert "orange" not in json.dumps(config)
 
 
+@pytest.mark.slow
 def test_classes_are_told_apart_and_all_models_are_compared(tmp_path):
     rng = np.random.default_rng(1)
     x = rng.normal(size=(300, 2))
@@ -178,6 +179,7 @@ def test_predicting_without_a_column_or_with_words_for_numbers_is_told(fitted, t
             list(predictor.predict(folder / "run", path))
 
 
+@pytest.mark.slow
 def test_the_commands_fit_predict_and_evaluate(fitted):
     folder, path, _, report = fitted
 

@@ -414,6 +414,7 @@ def misfit(tmp_path, tensors, **arguments):
     return str(error.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "model"),
     [("resnet18", "resnet50"), ("resnet34", "resnet18"), ("resnet101", "resnet50"), ("resnet152", "resnet101")],

@@ -106,6 +106,7 @@ def test_parameter_counts_are_torchvisions(depth, count):
     assert jax.tree.structure(state["batch_stats"]["stem"]) == jax.tree.structure({"mean": 0, "var": 0})
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_basic_training_step_equals_torchs_with_padding_and_weights_and_compiles_once(numbers):
     """Through ``trainer``, whose optimizer here only keeps the gradient; odd sizes, and a padded row of NaN."""
@@ -271,6 +272,7 @@ def test_float64_images_without_x64_are_float32_in_silence(recwarn):
     assert not recwarn.list
 
 
+@pytest.mark.slow
 def test_dropout_drops_by_its_key_in_training_alone():
     model = resnet.resnet18(num_classes=0, dropout=0.25, stem="small", zero_init_residual=False)
     images = jax.random.normal(jax.random.key(1), (2, 32, 32, 3))
@@ -290,6 +292,7 @@ def test_dropout_drops_by_its_key_in_training_alone():
     np.testing.assert_allclose(first[both], other[both], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_initial_values_do_not_depend_on_the_transformation():
     model = resnet.resnet18(num_classes=3)
     keys = jax.random.split(jax.random.key(0), 2)
@@ -317,6 +320,7 @@ def test_initial_distributions():
     assert all((leaf == (path[-1].key == "var")).all() for path, leaf in jax.tree_util.tree_leaves_with_path(state))
 
 
+@pytest.mark.slow
 def test_zero_init_makes_each_block_the_identity():
     model = resnet.resnet18(features=("stem", "stage1"), num_classes=2)
     params, state = model.init(jax.random.key(0), IMAGE)

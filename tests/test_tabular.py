@@ -165,6 +165,7 @@ def test_ordinal_is_scikit_learns(x64):
     np.testing.assert_array_equal(ours.apply(stats, held_out), theirs.transform(held_out))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("smooth", [None, 5.0])
 def test_target_encoding_is_scikit_learns_and_a_row_does_not_see_its_own_target(x64, smooth):
     rng = np.random.default_rng(2)

@@ -66,6 +66,7 @@ def test_a_frozen_backbone_runs_on_its_running_averages(frozen, pretrained):
     np.testing.assert_allclose(outputs, mlp.apply(params[1], features), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_unfreezing_keeps_the_function_and_frees_the_parameters(frozen, pretrained):
     state = trained(frozen)
     params, carried = transfer.unfreeze(state.params, state.state)
