@@ -303,9 +303,13 @@ def _needed(form: Form, penalty: Penalty, point: Point, screen: Array) -> Array:
     above = jnp.where(held, 0, jnp.max(size - screen, axis=1))
     if len(capacities(len(held))) > 1:
         room = jnp.maximum(jnp.sum(held), SMALLEST - jnp.sum(held))
-        ranked = jnp.sort(above, descending=True)
-        # A group has one size and is not parted.
-        above = jnp.where(above >= ranked[jnp.minimum(room, len(held)) - 1], above, 0)
+
+        def furthest(above):
+            ranked = jnp.sort(above, descending=True)
+            # A group has one size and is not parted.
+            return jnp.where(above >= ranked[jnp.minimum(room, len(held)) - 1], above, 0)
+
+        above = cd.at_most_once(jnp.sum(above > 0) > room, furthest, above)
     return held | (above > 0)
 
 
