@@ -219,7 +219,8 @@ def _step(form: Form, problem: Problem, capacity: int, tolerance: Array, state: 
     if isinstance(data, Gram):
         assert rows is not None
         coefficients = _put(point.coefficients, index, new)
-        point = Point(coefficients, matmul(rows.T, new) - data.moment[:, None], None)
+        # From the left, for which XLA:CPU reads the matrix by its rows.
+        point = Point(coefficients, (matmul(new[:, 0], rows) - data.moment)[:, None], None)
     else:
         point = _line_search(form, problem, design, index, new - old, point)
     needed = _needed(form, problem.penalty, point, problem.penalty.l1)
