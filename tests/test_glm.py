@@ -14,6 +14,7 @@ import statsmodels.api as sm
 
 from jaxmodels import families, glm, linear
 from jaxmodels.core import InputError, Status
+from jaxmodels.numerics import newton
 
 pytestmark = pytest.mark.slow
 
@@ -375,6 +376,40 @@ def test_firth_adds_half_to_each_cell_of_a_two_by_two_table():
 
 
 # Purity ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("x64")
+def test_a_factor_that_serves_for_several_steps_leaves_no_digits_behind():
+    """A problem large enough for it, of columns far from zero and on unlike scales, beside Newton's method in NumPy."""
+    rng = np.random.default_rng(5)
+    z = rng.normal(size=(33_000, newton.WIDE)) @ np.triu(rng.normal(size=(newton.WIDE, newton.WIDE)) / 4 + np.eye(32))
+    x, weights = z * 10.0 ** (np.arange(32) % 5 - 2) + 30, rng.uniform(0.5, 2, len(z))
+    assert x.size >= newton.LARGE
+    offset, predictor = rng.normal(size=len(z)) / 5, z @ rng.normal(size=32) / 4 + 1
+    y = (rng.uniform(size=len(z)) < 1 / (1 + np.exp(-predictor - offset))).astype(float)
+
+    def fit(x, y):
+        return glm.fit(x, y, family="bernoulli", weights=weights, offset=offset)
+
+    design, best = np.column_stack([np.ones(len(z)), z]), np.zeros(33)
+    for _ in range(12):
+        mean = 1 / (1 + np.exp(-design @ best - offset))
+        information = design.T @ ((weights * mean * (1 - mean))[:, None] * design)
+        best = best + np.linalg.solve(information, design.T @ (weights * (y - mean)))
+    ours = fit(x, y)
+    assert int(ours.status) == Status.ok
+    error = np.sqrt(np.diagonal(np.linalg.inv(information)))[1:]
+    coefficients = ours.params.coefficients * 10.0 ** (np.arange(32) % 5 - 2)
+    assert np.max(np.abs(coefficients - best[1:]) / error) < 1e-10
+    np.testing.assert_allclose(coefficients, best[1:], rtol=1e-11, atol=1e-11 * error.max())
+    assert int(ours.stats.num_steps) < 15
+
+    copied = x.copy()
+    copied[:, 20] = 3 * x[:, 4] - x[:, 7]
+    found = fit(copied, y)
+    assert int(found.status) == Status.rank_deficient
+    assert int(found.stats.rank) == 32
+    assert int(fit(x, (predictor > 1).astype(float)).status) == Status.separated
 
 
 @pytest.mark.usefixtures("x64")

@@ -13,14 +13,14 @@ Sources: Friedman, Hastie and Tibshirani, Regularization Paths for Generalized L
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from jaxmodels.numerics.lanes import at_most_once
 from jaxmodels.numerics.problem import matmul
 
 # Sweeps before a Newton step is tried: few problems need more, and a factorisation costs as much as several.
@@ -95,12 +95,6 @@ def descend(
     infinity = jnp.asarray(jnp.inf, slope.dtype)
     state = _State(start, slope, jnp.where(size > 0, infinity, 0), jnp.int32(0))
     return lax.while_loop(unfinished, one_round, state).coefficients
-
-
-def at_most_once(predicate: Array, function: Callable[[Any], Any], state: Any) -> Any:
-    """``function(state)`` if ``predicate`` else ``state``; under vmap nothing is computed where no lane needs it."""
-    loop = (predicate, state)
-    return lax.while_loop(lambda loop: loop[0], lambda loop: (jnp.zeros_like(loop[0]), function(loop[1])), loop)[1]
 
 
 def _sweep(form, penalty, curvature, diagonal, order, size, state: _State) -> _State:

@@ -56,9 +56,9 @@ def estimate(
 
     def turn(state: _State) -> _State:
         there = problem._replace(parameter=jnp.exp(state.log_parameter))
-        found = newton.solve(loss, there, state.coefficients, tolerance, max_steps).coefficients
-        best = _best(nll, problem, newton.predictor(problem, found), state.log_parameter)
-        return _State(best, found, jnp.abs(best - state.log_parameter), state.turns + 1)
+        found = newton.solve(loss, there, state.coefficients, tolerance, max_steps)
+        best = _best(nll, problem, found.outputs, state.log_parameter)
+        return _State(best, found.coefficients, jnp.abs(best - state.log_parameter), state.turns + 1)
 
     zero = jnp.zeros((), start.dtype)
     return lax.while_loop(unfinished, turn, _State(zero, start, zero + jnp.inf, jnp.int32(0))).log_parameter
@@ -71,8 +71,7 @@ def _(loss, nll, primals, tangents):
 
     def slope(log_parameter, problem):
         there = problem._replace(parameter=jnp.exp(log_parameter))
-        coefficients = newton.solve(loss, there, *rest).coefficients
-        return _slope(nll, problem, newton.predictor(problem, coefficients), log_parameter)
+        return _slope(nll, problem, newton.solve(loss, there, *rest).outputs, log_parameter)
 
     _, change = jax.jvp(functools.partial(slope, found), (problem,), (tangents[0],))
     _, curvature = jax.jvp(lambda each: slope(each, problem), (found,), (jnp.ones_like(found),))

@@ -30,6 +30,18 @@ class _State(NamedTuple):
     """Of the step from ``solved.coefficients`` that is tried next."""
 
 
+class _Seen(NamedTuple):
+    """What is known of a point."""
+
+    value: Array
+    direction: Array
+    """The step from there."""
+    kept: Array
+    size: Array
+    """The step's length in standard errors."""
+    outputs: Array
+
+
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def solve(
     loss: Loss, problem: Problem, start: Float[Array, "1 p"], tolerance: Float[Array, ""], max_steps: Int[Array, ""]
@@ -38,15 +50,14 @@ def solve(
 
     Steps are those of scoring, which converge linearly.
     """
-    none = Solved(
-        start, jnp.ones(start.size, bool), jnp.asarray(jnp.inf, start.dtype), jnp.int32(0), jnp.int32(RUNNING)
-    )
-    value, direction, kept, _ = _look(loss, problem, start)
-    state = _State(none._replace(kept=kept), value, direction)
+    at = _look(loss, problem, start)
+    infinity = jnp.asarray(jnp.inf, start.dtype)
+    solved = Solved(start, at.outputs, at.kept, infinity, jnp.int32(0), jnp.int32(RUNNING))
 
     def unfinished(state: _State) -> Array:
         return (state.solved.ending == RUNNING) & (state.solved.num_steps < max_steps)
 
+    state = _State(solved, at.value, at.direction)
     return lax.while_loop(unfinished, lambda state: _try(loss, problem, state, tolerance), state).solved
 
 
@@ -58,39 +69,41 @@ def _(loss, primals, tangents):
     _, change = jax.jvp(lambda problem: _score(loss, problem, coefficients), (problem,), (tangents[0],))
     slope = jax.jacfwd(lambda b: _score(loss, problem, b[None])[0])(coefficients[0])
     moved = -jnp.linalg.solve(slope, change[0])[None]
-    return solved, jax.tree.map(newton.no_tangent, solved)._replace(coefficients=moved)
+    _, outputs = jax.jvp(newton.predictor, (problem, coefficients), (tangents[0], moved))
+    return solved, jax.tree.map(newton.no_tangent, solved)._replace(coefficients=moved, outputs=outputs)
 
 
 def _try(loss: Loss, problem: Problem, state: _State, tolerance: Array) -> _State:
     """Look at the end of the step; go there, or halve it."""
     solved, direction = state.solved, state.direction
     there = solved.coefficients + direction
-    value, following, kept, size = _look(loss, problem, there)
-    eps = float(jnp.finfo(value.dtype).eps)
+    at = _look(loss, problem, there)
+    eps = float(jnp.finfo(at.value.dtype).eps)
     slack = eps * (jnp.abs(state.value) + jnp.abs(problem.saturated)) * max(8.0, len(problem.weights) ** 0.5)
-    good = value <= state.value + slack
+    good = at.value <= state.value + slack
     short = jnp.all(jnp.abs(direction) <= 0.5**newton.MAX_HALVINGS * (1 + jnp.abs(solved.coefficients)))
-    ending = jnp.where(good & (size <= tolerance**1.5), CONVERGED, jnp.where(~good & short, STALLED, RUNNING))
+    ending = jnp.where(good & (at.size <= tolerance**1.5), CONVERGED, jnp.where(~good & short, STALLED, RUNNING))
     after = Solved(
         jnp.where(good, there, solved.coefficients),
-        jnp.where(good, kept, solved.kept),
-        jnp.where(good, size, solved.decrement),
+        jnp.where(good, at.outputs, solved.outputs),
+        jnp.where(good, at.kept, solved.kept),
+        jnp.where(good, at.size, solved.decrement),
         solved.num_steps + 1,
         ending.astype(jnp.int32),
     )
-    return _State(after, jnp.where(good, value, state.value), jnp.where(good, following, direction / 2))
+    return _State(after, jnp.where(good, at.value, state.value), jnp.where(good, at.direction, direction / 2))
 
 
-def _look(loss: Loss, problem: Problem, coefficients: Array) -> tuple[Array, Array, Array, Array]:
-    """Value, the step from here, the columns kept, and the length of the step in standard errors."""
+def _look(loss: Loss, problem: Problem, coefficients: Array) -> _Seen:
     outputs = newton.predictor(problem, coefficients)
     triangle = newton.information_triangle(loss, problem, outputs)
     diagonal = jnp.where(triangle.kept, jnp.diagonal(triangle.upper), 1)
     value = newton.value(loss, problem, coefficients, outputs) - jnp.sum(jnp.log(diagonal))
-    basis = matmul(problem.design, triangle.inverse)
+    basis = matmul(newton.design(problem), triangle.inverse)
     slope = _corrected(loss, problem, coefficients, jnp.sum(basis**2, axis=1))
     scaled = matmul(triangle.inverse.T, slope[0])
-    return value, matmul(triangle.inverse, scaled)[None], triangle.kept, jnp.linalg.norm(scaled)
+    direction = matmul(triangle.inverse, scaled)[None]
+    return _Seen(value, direction, triangle.kept, jnp.linalg.norm(scaled), outputs)
 
 
 def _corrected(loss: Loss, problem: Problem, coefficients: Array, lengths: Array) -> Array:
@@ -102,15 +115,16 @@ def _corrected(loss: Loss, problem: Problem, coefficients: Array, lengths: Array
 
     root, growth = jax.jvp(root_of, (outputs,), (jnp.ones_like(outputs),))
     extra = problem.weights[:, None] * lengths[:, None] * root * growth  # h W' / (2 W), with W = root^2
-    return newton.score(loss, problem, coefficients) + matmul(extra.T, problem.design)
+    return newton.score(loss, problem, coefficients) + matmul(extra.T, newton.design(problem))
 
 
 def _score(loss: Loss, problem: Problem, coefficients: Array) -> Array:
     """The corrected score by operations that can be differentiated."""
     root = loss.root(newton.predictor(problem, coefficients), problem.targets, problem.parameter)[:, :, 0]
-    weighted = jnp.sqrt(jnp.where(problem.weights > 0, problem.weights, 1))[:, None] * root * problem.design
+    design = newton.design(problem)
+    weighted = jnp.sqrt(jnp.where(problem.weights > 0, problem.weights, 1))[:, None] * root * design
     weighted = jnp.where(problem.weights[:, None] > 0, weighted, 0)
     penalty = jnp.diag(problem.penalty) * problem.coupling[0, 0] ** 2
     information = matmul(weighted.T, weighted) + penalty
-    lengths = jnp.sum(problem.design * jnp.linalg.solve(information, problem.design.T).T, axis=1)
+    lengths = jnp.sum(design * jnp.linalg.solve(information, design.T).T, axis=1)
     return _corrected(loss, problem, coefficients, lengths)

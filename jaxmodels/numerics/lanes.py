@@ -72,6 +72,12 @@ def loop(start: Callable, turn: Callable, unfinished: Callable) -> Callable[[PyT
     return alone
 
 
+def at_most_once(predicate: Array, function: Callable[[Any], Any], state: Any) -> Any:
+    """``function(state)`` if ``predicate`` else ``state``; under vmap nothing is computed where no lane needs it."""
+    loop = (predicate, state)
+    return lax.while_loop(lambda loop: loop[0], lambda loop: (jnp.zeros_like(loop[0]), function(loop[1])), loop)[1]
+
+
 def _group_size(lanes: list[Array], most: int, group_bytes: int) -> int:
     """Lanes in a group; a multiple of 8 where there are many, so that a lane's arithmetic is that of any other."""
     bytes_a_lane = max(1, sum(leaf.size * leaf.dtype.itemsize for leaf in lanes) // len(lanes[0]))

@@ -7,12 +7,19 @@ information W is not the second derivative, that one is factored in the basis of
 and still converge quadratically. The digits of the solution are those of the score, computed anew in each
 step.
 
+Of a large problem the Gram matrix costs many times what the score does. There a factor serves for several steps, each
+of which brings it nearer to the true one by the change of the score that it has seen (BFGS in product form); where
+they gain too little it is taken anew.
+
 It stops when the coming step is at most ``tolerance`` standard errors in every direction (and takes that step) or when
 the one after it is foretold to be about the square of that, so that units, scale and the number of rows make no
 difference. A solution at infinity is found by its direction of recession (Albert and Anderson 1984): no loss grows
 along it, and some shrink for ever.
 
 The derivative of the solution is the implicit function theorem's: ``db = H^-1 d(score)``.
+
+Source of the update: Brodlie, Gourlay and Greenstadt, Rank-one and rank-two corrections to positive definite matrices
+expressed in product form (1973).
 """
 
 from __future__ import annotations
@@ -29,7 +36,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxmodels.numerics import qr
 from jaxmodels.numerics.centered import rounding_of
+from jaxmodels.numerics.lanes import at_most_once
 from jaxmodels.numerics.problem import matmul
+from jaxmodels.numerics.row_parts import over_parts, sum_of_parts
 
 RUNNING, CONVERGED, SEPARATED, STALLED = range(4)
 # Halvings of a step before it counts as none.
@@ -38,6 +47,10 @@ MAX_HALVINGS = 30
 GRAM_LOSS = 1e-2
 # A step that is foretold to be below so many squares of the tolerance, and below it, is not waited for: it is rounding.
 FORETOLD = 64.0
+# A factor serves on while steps shrink to this part of the one before.
+SHRINK = 0.25
+# It does so where x has as many entries and the design as many columns: else a Gram matrix is soon made.
+LARGE, WIDE = 1 << 20, 32
 # A predictor that moves by less in a step may have converged; one on its way to infinity moves by about 1.
 STILL = 0.1
 
@@ -60,17 +73,19 @@ class Loss(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """Cleaned: whatever stands in rows of weight 0 is finite."""
+    """The design is ``x - center``; where p = d + 1 after a column of ones, whose center is -1 as that of zeros."""
 
-    design: Float[Array, "n p"]
+    x: Float[Array, "n d"]
+    usable: Bool[Array, " n"]
+    """Rows of x that are read; in the others, of weight 0, there may be anything."""
+    center: Float[Array, " p"]
+    """It says what rounding has left in the columns."""
     targets: Float[Array, "n *c"]
     weights: Float[Array, " n"]
     offset: Float[Array, "n k"]
     penalty: Float[Array, " p"]
     coupling: Float[Array, "k k"]
     """``C`` of the penalty."""
-    center: Float[Array, " p"]
-    """What was subtracted from the columns of the design; it says what rounding has left in them."""
     saturated: Float[Array, ""]
     """The weighted sum of the least values of the losses: half the deviance is what exceeds it."""
     parameter: Any
@@ -79,6 +94,7 @@ class Problem(NamedTuple):
 
 class Solved(NamedTuple):
     coefficients: Float[Array, "k p"]
+    outputs: Float[Array, "n k"]
     kept: Bool[Array, " kp"]
     """Columns that do not depend on those before them."""
     decrement: Float[Array, ""]
@@ -90,8 +106,15 @@ class Solved(NamedTuple):
 
 class _State(NamedTuple):
     solved: Solved
-    outputs: Array
     value: Array
+    slope: Array
+    """Minus the derivative of the objective."""
+    triangle: qr.Triangle
+    """Of the last information that was taken."""
+    factor: Array
+    """``F`` with ``F F'`` near ``H^-1``."""
+    worn: Array
+    """Whether it is to be taken anew."""
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -99,10 +122,14 @@ def solve(
     loss: Loss, problem: Problem, start: Float[Array, "k p"], tolerance: Float[Array, ""], max_steps: Int[Array, ""]
 ) -> Solved:
     """The minimiser; differentiable in the problem. Under vmap a lane that has ended no longer changes."""
-    outputs = predictor(problem, start)
-    size = start.size
-    none = Solved(start, jnp.ones(size, bool), jnp.asarray(jnp.inf, start.dtype), jnp.int32(0), jnp.int32(RUNNING))
-    state = _State(none, outputs, value(loss, problem, start, outputs))
+    outputs, slope = look(loss, problem, start)
+    square = jnp.zeros((start.size, start.size), start.dtype)
+    kept = jnp.ones(start.size, bool)
+    solved = Solved(
+        start, outputs, kept, jnp.asarray(jnp.inf, start.dtype), jnp.int32(0), jnp.asarray(RUNNING, jnp.int32)
+    )
+    none = qr.Triangle(square, square, kept, jnp.int32(0))
+    state = _State(solved, value(loss, problem, start, outputs), slope, none, square, jnp.bool_(True))
 
     def unfinished(state: _State) -> Array:
         return (state.solved.ending == RUNNING) & (state.solved.num_steps < max_steps)
@@ -121,7 +148,8 @@ def _(loss, primals, tangents):
 
     _, change = jax.jvp(score_of, (problem,), (tangents[0],))
     moved = solve_linear(loss, problem, coefficients, change)
-    return solved, jax.tree.map(no_tangent, solved)._replace(coefficients=moved)
+    _, outputs = jax.jvp(predictor, (problem, coefficients), (tangents[0], moved))
+    return solved, jax.tree.map(no_tangent, solved)._replace(coefficients=moved, outputs=outputs)
 
 
 def no_tangent(leaf: Array) -> Any:
@@ -136,8 +164,8 @@ def solve_linear(loss: Loss, problem: Problem, coefficients: Array, right: Array
     def times_hessian(vector):
         return -jax.jvp(lambda b: score(loss, problem, b), (coefficients,), (vector,))[1]
 
-    fixed = jax.tree.map(lax.stop_gradient, (problem, coefficients))
-    factor = hessian_factor(loss, *fixed)[0]
+    fixed, at = jax.tree.map(lax.stop_gradient, (problem, coefficients))
+    factor = hessian_factor(loss, fixed, predictor(fixed, at))[0]
 
     def solve_by_factor(matvec, vector):
         first = _apply(factor, vector)
@@ -149,15 +177,38 @@ def solve_linear(loss: Loss, problem: Problem, coefficients: Array, right: Array
 # Parts of the objective -----------------------------------------------------------------------------------------------
 
 
+def design(problem: Problem) -> Float[Array, "n p"]:
+    """``[1, x - center]`` or ``x - center``."""
+    return _design(problem.center, problem.x, problem.usable)
+
+
+def _design(center: Array, x: Array, usable: Array) -> Array:
+    x = jnp.where(usable[:, None], x, 0)
+    return jnp.pad(x, ((0, 0), (len(center) - x.shape[1], 0))) - center
+
+
 def predictor(problem: Problem, coefficients: Float[Array, "k p"]) -> Float[Array, "n k"]:
     """``offset + b z``."""
-    return problem.offset + matmul(problem.design, coefficients.T)
+    return problem.offset + matmul(design(problem), coefficients.T)
 
 
 def score(loss: Loss, problem: Problem, coefficients: Float[Array, "k p"]) -> Float[Array, "k p"]:
     """Minus the derivative of the objective."""
     rows = _score_rows(loss, problem, predictor(problem, coefficients))
-    return matmul(rows.T, problem.design) - _penalty_slope(problem, coefficients)
+    return matmul(rows.T, design(problem)) - _penalty_slope(problem, coefficients)
+
+
+def look(loss: Loss, problem: Problem, coefficients: Float[Array, "k p"]) -> tuple[Array, Array]:
+    """``predictor`` and ``score`` in one reading of x. Do not differentiate through it."""
+
+    def of_run(x, usable, targets, weights, offset):
+        run = problem._replace(x=x, usable=usable, targets=targets, weights=weights, offset=offset)
+        rows = design(run)
+        outputs = offset + matmul(rows, coefficients.T)
+        return matmul(_score_rows(loss, run, outputs).T, rows), outputs
+
+    slope, outputs = over_parts(of_run, problem.x, problem.usable, problem.targets, problem.weights, problem.offset)
+    return outputs, slope - _penalty_slope(problem, coefficients)
 
 
 def _score_rows(loss: Loss, problem: Problem, outputs: Array) -> Array:
@@ -180,44 +231,48 @@ def information_triangle(loss: Loss, problem: Problem, outputs: Float[Array, "n 
     """R with ``R'R`` the expected information and the penalty, in the order of ``b [k, p]`` flattened."""
     root = loss.root(outputs, problem.targets, problem.parameter)
     root = jnp.where(problem.weights[:, None, None] > 0, jnp.sqrt(problem.weights)[:, None, None] * root, 0)
-    num_rows, size = len(root), root.shape[1] * problem.design.shape[1]
-    rows, scale = problem.design, root[:, 0, 0]
-    if root.shape[1:] != (1, 1):
-        rows, scale = jnp.swapaxes(root, 1, 2)[..., None] * problem.design[:, None, None, :], None
-        rows = rows.reshape(-1, size)
+    size = root.shape[1] * len(problem.center)
+
+    def rows_of(x, usable, root):
+        rows = jnp.swapaxes(root, 1, 2)[..., None] * _design(problem.center, x, usable)[:, None, None, :]
+        return rows.reshape(-1, size)
+
     sums = jnp.sum(root**2, axis=(0, 2))
     rounding = jax.vmap(functools.partial(rounding_of, problem.center))(sums).reshape(-1)
-    penalty = problem.penalty * problem.coupling[0, 0] ** 2
-    if root.shape[1] > 1:
-        below = jnp.kron(problem.coupling, jnp.diag(jnp.sqrt(problem.penalty)))
-        rows, penalty = jnp.concatenate([rows, below]), None
+    error = qr.gram_error(root.dtype, root.shape[0] * root.shape[2], size)
     return qr.triangle(
-        rows,
-        scale=scale,
-        penalty=penalty,
+        qr.Rows(rows_of, (problem.x, problem.usable, root)),
+        penalty=penalty_matrix(problem),
         dependent=qr.DEPENDENT,
         rounding=rounding,
-        num_rows=root.shape[2] * jnp.sum(problem.weights > 0) + (size if penalty is None else 0),
-        trusted=max(qr.WELL_CONDITIONED * size, (GRAM_LOSS / qr.gram_error(rows.dtype, num_rows, size)) ** 0.5),
+        num_rows=root.shape[2] * jnp.sum(problem.weights > 0),
+        trusted=max(qr.WELL_CONDITIONED * size, (GRAM_LOSS / error) ** 0.5),
     )
 
 
-def hessian_factor(loss: Loss, problem: Problem, coefficients: Array) -> tuple[Array, qr.Triangle]:
+def penalty_matrix(problem: Problem) -> Float[Array, "kp kp"]:
+    return jnp.kron(matmul(problem.coupling.T, problem.coupling), jnp.diag(problem.penalty))
+
+
+def hessian_factor(loss: Loss, problem: Problem, outputs: Float[Array, "n k"]) -> tuple[Array, qr.Triangle]:
     """``F`` with ``F F' = H^-1``; where H is not positive definite the expected information's."""
-    outputs = predictor(problem, coefficients)
     triangle = information_triangle(loss, problem, outputs)
     if loss.curvature is None:
         return triangle.inverse, triangle
-    return _observed_factor(loss, problem, coefficients, outputs, triangle), triangle
+    return _observed_factor(loss, problem, outputs, triangle), triangle
 
 
-def _observed_factor(loss: Loss, problem: Problem, coefficients: Array, outputs: Array, triangle: qr.Triangle) -> Array:
+def _observed_factor(loss: Loss, problem: Problem, outputs: Array, triangle: qr.Triangle) -> Array:
     """In the basis of the expected information, where the second derivative is near the identity."""
     assert loss.curvature is not None
     curvature = problem.weights[:, None, None] * loss.curvature(outputs, problem.targets, problem.parameter)
     curvature = jnp.where(problem.weights[:, None, None] > 0, curvature, 0)[:, 0, 0]  # of one output: k = 1
-    basis = matmul(problem.design, triangle.inverse)
-    square = matmul(basis.T, curvature[:, None] * basis)
+
+    def of_run(x, usable, curvature):
+        basis = matmul(_design(problem.center, x, usable), triangle.inverse)
+        return matmul(basis.T, curvature[:, None] * basis)
+
+    square = sum_of_parts(of_run, problem.x, problem.usable, curvature)
     rows = jnp.sqrt(problem.penalty)[:, None] * triangle.inverse
     square = square + matmul(rows.T, rows) + jnp.diag(1 - triangle.kept.astype(square.dtype))
     upper = lax.linalg.cholesky(square).mT
@@ -234,23 +289,25 @@ def _apply(factor: Array, vectors: Array) -> Array:
 
 
 def _step(loss: Loss, problem: Problem, state: _State, tolerance: Array) -> _State:
-    coefficients, outputs = state.solved.coefficients, state.outputs
-    slope = matmul(_score_rows(loss, problem, outputs).T, problem.design) - _penalty_slope(problem, coefficients)
-    triangle = information_triangle(loss, problem, outputs)
-    factor = triangle.inverse
-    if loss.curvature is not None:
-        factor = _observed_factor(loss, problem, coefficients, outputs, triangle)
-    direction = _apply(factor, slope)
+    def with_new_factor(state):
+        factor, triangle = hessian_factor(loss, problem, state.solved.outputs)
+        return state._replace(factor=factor, triangle=triangle)
+
+    reused = _is_reused(problem)
+    state = at_most_once(state.worn, with_new_factor, state) if reused else with_new_factor(state)
+    coefficients, outputs, slope = state.solved.coefficients, state.solved.outputs, state.slope
+    direction = _apply(state.factor, slope)
     square = jnp.sum(direction * slope)
-    aimed = predictor(problem, coefficients + direction)
+    aimed, aimed_slope = look(loss, problem, coefficients + direction)
     length, value = _halved(loss, problem, state, direction, aimed)
     stalled = length == 0
-    error = jnp.sqrt(jnp.maximum(square, 0) / _dispersion(loss, problem, state.value))
-    small = (error <= tolerance) | (square <= _noise(problem, triangle, coefficients))
-    # Steps shrink as their squares, so that the last two foretell the next.
-    previous = state.solved.decrement
-    foretold = jnp.where(jnp.isfinite(previous), error * (error / previous) ** 2, jnp.inf)
-    small |= foretold <= tolerance * jnp.minimum(FORETOLD * tolerance, 1)
+    dispersion = _dispersion(loss, problem, state.value)
+    error, noise = jnp.sqrt(jnp.maximum(square, 0) / dispersion), _noise(problem, state.triangle, coefficients)
+    # Steps of Newton's method shrink as their squares, so that the last two foretell the next; others by their ratio.
+    rate = error / state.solved.decrement
+    foretold = jnp.where(jnp.isfinite(state.solved.decrement), error * jnp.where(state.worn, rate**2, rate), jnp.inf)
+    small = foretold <= tolerance * jnp.minimum(FORETOLD * tolerance, 1)
+    small |= jnp.where(state.worn, (error <= tolerance) | (square <= noise), foretold**2 * dispersion <= noise)
     move = jnp.max(jnp.where(problem.weights[:, None] > 0, jnp.abs(aimed - outputs), 0), initial=0)
     separated = _recedes(loss, problem, direction, aimed - outputs, strict=False) & (move > STILL)
     separated |= _recedes(loss, problem, coefficients, outputs - problem.offset, strict=True)
@@ -258,9 +315,37 @@ def _step(loss: Loss, problem: Problem, state: _State, tolerance: Array) -> _Sta
     ending = jnp.where(stalled, STALLED, RUNNING)
     ending = jnp.where(separated, SEPARATED, jnp.where(converged, CONVERGED, ending)).astype(jnp.int32)
     coefficients = coefficients + length * direction
-    outputs = jnp.where(length == 1, aimed, outputs + length * (aimed - outputs))
-    solved = Solved(coefficients, triangle.kept, error, state.solved.num_steps + 1, ending)
-    return _State(solved, outputs, value)
+
+    def with_own_slope(_):
+        return look(loss, problem, coefficients)
+
+    outputs, slope = at_most_once(length < 1, with_own_slope, (aimed, aimed_slope))
+    factor, worn = state.factor, jnp.bool_(True)
+    if reused:
+        factor, worn = _updated(factor, direction, state.slope, slope)
+        worn |= length < 1
+    solved = Solved(coefficients, outputs, state.triangle.kept, error, state.solved.num_steps + 1, ending)
+    return _State(solved, value, slope, state.triangle, factor, worn)
+
+
+def _is_reused(problem: Problem) -> bool:
+    """Whether a factor serves for several steps: where its Gram matrix costs many times what a step costs else."""
+    return problem.x.size >= LARGE and len(problem.center) >= WIDE
+
+
+def _updated(factor: Array, step: Array, before: Array, after: Array) -> tuple[Array, Array]:
+    """The factor by the change of the slope along a whole step (BFGS), and whether another one like it is too little.
+
+    ``F <- (I - s v') F`` keeps ``F F'`` positive definite and makes ``F F' y = s``.
+    """
+    step, before, after = (each.reshape(-1) for each in (step, before, after))
+    change = before - after
+    along, square = jnp.sum(step * change), jnp.sum(step * before)
+    bent = along > 0
+    along = jnp.where(bent, along, jnp.inf)
+    away = change / along - before / jnp.sqrt(along * square)
+    factor = factor - step[:, None] * matmul(factor.T, away)
+    return factor, ~(bent & (jnp.sum(matmul(factor.T, after) ** 2) <= SHRINK**2 * square))
 
 
 def _halved(loss: Loss, problem: Problem, state: _State, direction: Array, aimed: Array) -> tuple[Array, Array]:
@@ -269,7 +354,7 @@ def _halved(loss: Loss, problem: Problem, state: _State, direction: Array, aimed
     slack = eps * (jnp.abs(state.value) + jnp.abs(problem.saturated)) * max(8.0, len(problem.weights) ** 0.5)
 
     def value_at(length):
-        outputs = state.outputs + length * (aimed - state.outputs)
+        outputs = state.solved.outputs + length * (aimed - state.solved.outputs)
         return value(loss, problem, state.solved.coefficients + length * direction, outputs)
 
     def too_long(trial):

@@ -15,8 +15,10 @@ ill-conditioned matrices (2020).
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -46,23 +48,30 @@ class Triangle(NamedTuple):
     """Gram matrices taken."""
 
 
+class Rows(NamedTuple):
+    """A tall matrix that is made where it is read, run by run, and never written as a whole."""
+
+    make: Callable[..., Array]
+    """From a run of rows of the arrays, the first of which is the largest, the matrix's: some for each."""
+    arrays: tuple[Array, ...]
+
+    @property
+    def all(self) -> Array:
+        return self.make(*self.arrays)
+
+
 class _Matrix(NamedTuple):
     """``[A; P^1/2]``."""
 
-    values: Array
+    rows: Rows
+    """Of ``A``, or ``A'``."""
     transposed: bool
     penalty: Array | None
-    scale: Array | None = None
-    """Of the rows: ``A = scale * values``."""
 
     @property
-    def num_rows(self) -> int:
-        return self.values.shape[self.transposed]
-
-    @property
-    def rows(self) -> Array:
-        """``A``, or ``A'``."""
-        return self.values if self.scale is None else self.scale[:, None] * self.values
+    def shape(self) -> tuple[int, int]:
+        num_rows, num_columns = jax.eval_shape(self.rows.make, *self.rows.arrays).shape
+        return (num_columns, num_rows) if self.transposed else (num_rows, num_columns)
 
 
 class _State(NamedTuple):
@@ -87,17 +96,16 @@ class _Limits(NamedTuple):
 
 
 def triangle(
-    matrix: Float[Array, "n d"],
+    matrix: Float[Array, "n d"] | Rows,
     *,
-    scale: Float[Array, " n"] | None = None,
-    penalty: Float[Array, " d"] | None = None,
+    penalty: Float[Array, "d *d"] | None = None,
     dependent: float = 0.0,
     rounding: Float[Array, " d"] | float = 0.0,
     num_rows: Int[Array, ""] | None = None,
     trusted: float | None = None,
     transposed: bool = False,
 ) -> Triangle:
-    """The triangular factor: ``R'R = A'A + diag(penalty)``.
+    """The triangular factor: ``R'R = A'A + P``.
 
     A column that depends on those kept before it may be dropped; so of two equal columns the later one goes, as in R's
     ``lm``. A column of zeros always is.
@@ -107,8 +115,7 @@ def triangle(
 
     Args:
       matrix: ``A``, finite.
-      scale: what its rows are multiplied by first, without a copy of them. Default: 1.
-      penalty: at least 0; as rows ``diag(sqrt(penalty))`` below ``A``. Default: none.
+      penalty: ``P``, positive semidefinite, or its diagonal, as if rows ``P^1/2`` were below ``A``. Default: none.
       dependent: distance from the span of the columns kept before, in units of eps and of its length, up to which a
         column is dropped; of more than ``FEW`` columns in proportion to their number. With 0 the pivots of dependent
         columns are what rounding makes them, about eps.
@@ -124,11 +131,13 @@ def triangle(
     >>> [[round(float(entry), 4) for entry in row] for row in upper], kept.tolist()
     ([[5.0, 0.0, 1.4], [0.0, 0.0, 0.0], [0.0, 0.0, 0.2]], [True, False, True])
     """
-    whole = _Matrix(matrix, transposed, penalty, scale)
-    trusted = WELL_CONDITIONED * matrix.shape[1 - transposed] if trusted is None else trusted
-    capacity = whole.num_rows if num_rows is None else num_rows
-    capacity = capacity if penalty is None else capacity + jnp.sum(penalty > 0)
-    limits = _Limits(dependent * growth(matrix.shape[1 - transposed]), rounding, capacity)
+    rows = matrix if isinstance(matrix, Rows) else Rows(lambda run: run, (matrix,))
+    whole = _Matrix(rows, transposed, jnp.diag(penalty) if penalty is not None and penalty.ndim == 1 else penalty)
+    most_rows, num_columns = whole.shape
+    trusted = WELL_CONDITIONED * num_columns if trusted is None else trusted
+    capacity = most_rows if num_rows is None else num_rows
+    capacity = capacity if whole.penalty is None else capacity + jnp.sum(jnp.diagonal(whole.penalty) > 0)
+    limits = _Limits(dependent * growth(num_columns), rounding, capacity)
 
     def unfinished(state: _State) -> Array:
         most = MAX_PASSES + jnp.sum(~state.triangle.kept)
@@ -147,7 +156,7 @@ def _first_pass(matrix: _Matrix, limits: _Limits) -> _State:
     """With the columns as they are; as if it had not been, where their squares leave the range of the dtype."""
     gram = _gram(matrix, None)
     safe = jnp.all(squares_are_safe(_diagonal(gram)))
-    upper, inverse, condition = _cholesky(gram, matrix.num_rows)
+    upper, inverse, condition = _cholesky(gram, matrix.shape[0])
     after = _State(Triangle(upper, inverse, jnp.ones(len(gram), bool), jnp.int32(1)), condition, safe)
     if not limits.below_lift:
         after = _without_dependent(after, limits)
@@ -158,13 +167,13 @@ def _first_pass(matrix: _Matrix, limits: _Limits) -> _State:
 def _pass(matrix: _Matrix, state: _State, limits: _Limits) -> _State:
     """R and its inverse with the factor of the Gram matrix of ``A R^-1`` multiplied in."""
     # Bound to the state: XLA moves out of a loop what does not change in it, and all would pay for what few need.
-    values, state = lax.optimization_barrier((matrix.values, state))
-    matrix = matrix._replace(values=values)
-    scale = _column_scale(matrix)
+    arrays, state = lax.optimization_barrier((matrix.rows.arrays, state))
+    matrix = matrix._replace(rows=matrix.rows._replace(arrays=arrays))
+    scale = _column_scale(_largest(matrix))
     before = state.triangle
     upper = jnp.where(state.scaled, before.upper, jnp.diag(1 / scale))
     inverse = jnp.where(state.scaled, before.inverse, jnp.diag(scale))
-    new_upper, new_inverse, condition = _cholesky(_gram(matrix, inverse), matrix.num_rows)
+    new_upper, new_inverse, condition = _cholesky(_gram(matrix, inverse), matrix.shape[0])
     upper, inverse = product(new_upper, upper), product(inverse, new_inverse)
     after = _State(Triangle(upper, inverse, before.kept, before.num_passes + 1), condition, jnp.bool_(True))
     return _without_dependent(after, limits)
@@ -217,21 +226,19 @@ def _gram(matrix: _Matrix, inverse: Array | None) -> Array:
     """Of ``A`` or ``A R^-1``."""
     penalty = matrix.penalty
 
-    def of_rows(rows, scale=None):
-        rows = rows if scale is None else scale[:, None] * rows
+    def of_run(*arrays):
+        rows = matrix.rows.make(*arrays)
         rows = rows if inverse is None else product(rows, inverse)
         return product(rows.T, rows)
 
     if matrix.transposed:
-        values = matrix.values if inverse is None else product(inverse.T, matrix.values)
+        values = matrix.rows.all if inverse is None else product(inverse.T, matrix.rows.all)
         gram = product(values, values.T)
-    elif matrix.scale is None:
-        gram = of_rows(matrix.values)
     else:
-        gram = sum_of_parts(of_rows, matrix.values, matrix.scale)
+        gram = sum_of_parts(of_run, *matrix.rows.arrays)
     if penalty is None:
         return gram
-    return gram + (jnp.diag(penalty) if inverse is None else product(inverse.T, penalty[:, None] * inverse))
+    return gram + (penalty if inverse is None else product(inverse.T, product(penalty, inverse)))
 
 
 def squares_are_safe(squares: Array) -> Array:
@@ -241,18 +248,21 @@ def squares_are_safe(squares: Array) -> Array:
     return (squares > least) & (squares < most)
 
 
-def _column_scale(matrix: _Matrix) -> Array:
+def _largest(matrix: _Matrix) -> Array:
+    """Of the entries of each column."""
+    largest = jnp.max(jnp.abs(matrix.rows.all), axis=int(matrix.transposed))
+    return largest if matrix.penalty is None else jnp.maximum(largest, jnp.sqrt(jnp.diagonal(matrix.penalty)))
+
+
+def _column_scale(largest: Array) -> Array:
     """Powers of two that bring the largest entry of each column to [1/2, 1); 1 for a column of zeros."""
-    largest = jnp.max(jnp.abs(matrix.rows), axis=int(matrix.transposed))
-    if matrix.penalty is not None:
-        largest = jnp.maximum(largest, jnp.sqrt(matrix.penalty))
     exponent = jnp.where(largest > 0, jnp.frexp(largest)[1], 0)
     return jnp.ldexp(jnp.ones_like(largest), -exponent)
 
 
 def column_lengths(matrix: Float[Array, "n d"]) -> Float[Array, " d"]:
     """Euclidean, where the squares of the entries may leave the range of the dtype."""
-    scale = _column_scale(_Matrix(matrix, False, None))
+    scale = _column_scale(jnp.max(jnp.abs(matrix), axis=0))
     return jnp.linalg.norm(matrix * scale, axis=0) / scale
 
 

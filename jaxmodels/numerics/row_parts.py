@@ -8,6 +8,7 @@ To write a centred or weighted copy of a large x costs several times the sums, a
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,21 +17,24 @@ from jaxtyping import Array, Float
 
 from jaxmodels.numerics.problem import matmul
 
+PyTree = Any
+
 # How many parts, whatever the size, so that an accelerator is not given crumbs; of small matrices one.
 PARTS, SMALLEST = 32, 1 << 16
 # Columns of a Gram matrix at a time: XLA multiplies what symmetry would spare.
 BLOCK = 256
 
 
-def sum_of_parts(function: Callable[..., Array], *arrays: Float[Array, "n *d"]) -> Array:
-    """``function(*arrays)``, a sum over rows; the first array is the largest.
+def over_parts(function: Callable[..., tuple[PyTree, PyTree]], *arrays: Float[Array, "n *d"]) -> tuple[PyTree, PyTree]:
+    """``function(*arrays)``: sums over rows, and arrays with a row for each; the first of ``arrays`` is the largest.
 
     A part is a run of rows. Of rows that may be spread over devices it is every ``PARTS``-th row, which takes longer to
     read, so that each device has its share of every part.
     """
-    num_rows, shape = len(arrays[0]), jax.eval_shape(function, *arrays)
+    num_rows, (sums, _) = len(arrays[0]), jax.eval_shape(function, *arrays)
     # A sum that is larger than its parts would be read and written more than they are.
-    parts = min(PARTS, num_rows, max(1, arrays[0].size // max(SMALLEST, shape.size)))
+    largest_sum = max(each.size for each in jax.tree.leaves(sums))
+    parts = min(PARTS, num_rows, max(1, arrays[0].size // max(SMALLEST, largest_sum)))
     if parts == 1:
         return function(*arrays)
     size = num_rows // parts
@@ -42,11 +46,24 @@ def sum_of_parts(function: Callable[..., Array], *arrays: Float[Array, "n *d"]) 
         # Cut and reshaped here, so that it is read where it lies: before the loop it would be a copy.
         return lax.dynamic_index_in_dim(each[:whole].reshape(-1, parts, *each.shape[1:]), index, 1, keepdims=False)
 
-    def add(index, total):
-        return total + function(*(part(index, each) for each in arrays))
+    def add(total, index):
+        sums, rows = function(*(part(index, each) for each in arrays))
+        return jax.tree.map(jnp.add, total, sums), rows
 
-    total = lax.fori_loop(0, parts, add, jnp.zeros(shape.shape, shape.dtype))
-    return total if whole == num_rows else total + function(*(each[whole:] for each in arrays))
+    def joined(rows):
+        return (jnp.swapaxes(rows, 0, 1) if spread else rows).reshape(whole, *rows.shape[2:])
+
+    sums, rows = lax.scan(add, jax.tree.map(lambda each: jnp.zeros(each.shape, each.dtype), sums), jnp.arange(parts))
+    rows = jax.tree.map(joined, rows)
+    if whole == num_rows:
+        return sums, rows
+    last_sums, last_rows = function(*(each[whole:] for each in arrays))
+    return jax.tree.map(jnp.add, sums, last_sums), jax.tree.map(lambda *each: jnp.concatenate(each), rows, last_rows)
+
+
+def sum_of_parts(function: Callable[..., PyTree], *arrays: Float[Array, "n *d"]) -> PyTree:
+    """``function(*arrays)``, sums over rows."""
+    return over_parts(lambda *run: (function(*run), ()), *arrays)[0]
 
 
 def column_sums(

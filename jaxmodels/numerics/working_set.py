@@ -33,6 +33,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxmodels.families import Family
 from jaxmodels.numerics import coordinate_descent as cd
 from jaxmodels.numerics.coordinate_descent import Penalty
+from jaxmodels.numerics.lanes import at_most_once
 from jaxmodels.numerics.newton import no_tangent
 from jaxmodels.numerics.problem import matmul
 from jaxmodels.numerics.row_parts import column_sums, gram
@@ -310,7 +311,7 @@ def _needed(form: Form, penalty: Penalty, point: Point, screen: Array) -> Array:
             # A group has one size and is not parted.
             return jnp.where(above >= ranked[jnp.minimum(room, len(held)) - 1], above, 0)
 
-        above = cd.at_most_once(jnp.sum(above > 0) > room, furthest, above)
+        above = at_most_once(jnp.sum(above > 0) > room, furthest, above)
     return held | (above > 0)
 
 

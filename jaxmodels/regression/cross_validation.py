@@ -20,6 +20,7 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from jaxmodels.core import InputError
 from jaxmodels.families import Family
+from jaxmodels.numerics import newton
 from jaxmodels.numerics.problem import matmul
 from jaxmodels.regression import elastic_net, likelihood, penalized
 from jaxmodels.regression.elastic_net import Path
@@ -188,13 +189,13 @@ def _fold_loss(choices: Choices, arguments: Arguments, weights: Array, params: L
     form = likelihood.Form(choices.family, False)
     rows = likelihood.prepare(form, arguments.data._replace(weights=weights), None).problem
     total = jnp.sum(rows.weights)
-    offset = rows.offset
+    design, offset = newton.design(rows), rows.offset
     if choices.family.name == "categorical":
         offset = jnp.pad(offset, ((0, 0), (1, 0)))
 
     def one(params):
-        slopes = params.coefficients.reshape(rows.design.shape[1], -1)
-        outputs = offset + params.intercept + matmul(rows.design, slopes)
+        slopes = params.coefficients.reshape(design.shape[1], -1)
+        outputs = offset + params.intercept + matmul(design, slopes)
         outputs = outputs if choices.family.name == "categorical" else outputs[:, 0]
         return matmul(rows.weights, choices.family.deviance(outputs, rows.targets)) / total
 

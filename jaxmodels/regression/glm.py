@@ -51,7 +51,7 @@ class GlmStats(NamedTuple):
     parameter: Array | None
     """The family's, so the estimated dispersion of ``negative_binomial()``; ``None`` for families without one."""
     decrement: Array
-    """``[]``: length of the last step in standard errors. What is left is about its square."""
+    """``[]``: length of the last step in standard errors. What is left is about its square, or less."""
     num_steps: Array
     """int32 ``[]``."""
 
@@ -92,7 +92,7 @@ def fit(
         in their canonical links.
       tolerance: stop when the coming step, which is still taken, is at most so many standard errors in every
         direction. Steps shrink quadratically, so the default, the root of eps, leaves rounding.
-      max_steps: of Newton's method.
+      max_steps: of Newton's method; of a large problem more and cheaper ones, which share the factor of a Gram matrix.
 
     Returns:
       A ``Solution`` of ``LinearParams`` and ``GlmStats``. Of ``categorical`` coefficients are ``[d, k]`` and the
@@ -147,7 +147,7 @@ def _fit(data, parameter, tolerance, max_steps, *, form: Form, estimate: bool) -
     guess = jnp.ones((), data.x.dtype) if estimate else parameter
     prepared = likelihood.prepare(form, data, guess)
     problem, loss = prepared.problem, likelihood.loss(form)
-    first = lax.stop_gradient(likelihood.start(form, problem))
+    first = likelihood.start(form, lax.stop_gradient(problem))
     bounded = jnp.bool_(False)
     if estimate:
         logarithm = dispersion.estimate(loss, likelihood.nll(form), problem, first, tolerance, max_steps)
@@ -175,10 +175,8 @@ def _params(form: Form, coefficients: Array, center: Array) -> LinearParams:
 
 
 def _stats(form: Form, problem: newton.Problem, solved: newton.Solved, failed: Array) -> GlmStats:
-    outputs = newton.predictor(problem, solved.coefficients)
-    value = newton.value(
-        likelihood.loss(form), problem._replace(penalty=0 * problem.penalty), solved.coefficients, outputs
-    )
+    bare = problem._replace(penalty=0 * problem.penalty)
+    value = newton.value(likelihood.loss(form), bare, solved.coefficients, solved.outputs)
     return GlmStats(
         deviance=jnp.where(failed, jnp.nan, 2 * value),
         num_rows=jnp.sum(problem.weights > 0).astype(value.dtype),

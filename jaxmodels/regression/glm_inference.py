@@ -150,7 +150,7 @@ def _infer(solution, data, groups, confidence, *, form: Form, covariance, num_gr
     problem, loss = fit.problem, likelihood.loss(form)
     triangle = newton.information_triangle(loss, problem, fit.outputs)
     bare, factor = triangle.inverse, _uncentered(form, fit, triangle.inverse)
-    penalised = matmul(bare.T, matmul(_penalty(problem), bare))
+    penalised = matmul(bare.T, matmul(newton.penalty_matrix(problem), bare))
     num_rows = jnp.sum(problem.weights > 0).astype(factor.dtype)
     used = jnp.sum(triangle.kept) - jnp.trace(penalised)
     dof = num_rows - used
@@ -193,10 +193,6 @@ def _uncentered(form: Form, fit: Fit, factor: Array) -> Array:
     return blocks.at[:, 0].add(-level).reshape(factor.shape)
 
 
-def _penalty(problem: Problem) -> Array:
-    return jnp.kron(matmul(problem.coupling.T, problem.coupling), jnp.diag(problem.penalty))
-
-
 def _pearson(form: Form, fit: Fit) -> Array:
     family = form.family._replace(parameter=fit.problem.parameter)
     if family.name == "categorical":
@@ -218,11 +214,11 @@ def _middle(form: Form, fit: Fit, factor: Array, covariance: str, groups, num_gr
     scores = loss.score(fit.outputs, problem.targets, problem.parameter)
     counts = problem.weights > 0
     if form.family.name == "categorical":
-        rows = (scores[:, :, None] * problem.design[:, None, :]).reshape(len(scores), -1)
+        rows = (scores[:, :, None] * newton.design(problem)[:, None, :]).reshape(len(scores), -1)
         basis, residuals = matmul(rows, factor), jnp.ones_like(rows[:, 0])
     else:
         root = loss.root(fit.outputs, problem.targets, problem.parameter)[:, 0, 0]
-        basis = root[:, None] * matmul(problem.design, factor)
+        basis = root[:, None] * matmul(newton.design(problem), factor)
         residuals = jnp.where(root > 0, scores[:, 0] / jnp.where(root > 0, root, 1), 0)
     basis, residuals = jnp.where(counts[:, None], basis, 0), jnp.where(counts, residuals, 0)
     options = {"groups": groups, "num_groups": num_groups, "lags": lags}
@@ -263,9 +259,7 @@ def _whole(form: Form, fit: Fit, num_parameters: Array, data: Any) -> dict[str, 
 def _null_deviance(form: Form, problem: Problem) -> Array:
     loss = likelihood.loss(form)
     first = jnp.zeros((form.num_outputs, 1), problem.offset.dtype)
-    alone = problem._replace(
-        design=jnp.ones_like(problem.offset[:, :1]), penalty=problem.penalty[:1], center=problem.center[:1] * 0
-    )
+    alone = problem._replace(x=problem.x[:, :0], center=-jnp.ones_like(first[0]), penalty=jnp.zeros_like(first[0]))
     if form.intercept:
         eps = float(jnp.finfo(first.dtype).eps)
         start = likelihood.start(form, alone)

@@ -78,7 +78,6 @@ def profile(
 @functools.partial(jax.jit, static_argnames="form")
 def _profile(solution, data, inference, *, form: Form):
     fit = fit_of(form, solution, data)
-    shift = jnp.concatenate([jnp.zeros(1, fit.center.dtype), fit.center]) if form.intercept else 0 * fit.center
     radius = (inference.confidence_interval[:, 1] - inference.estimate) / inference.standard_error
     least = newton.value(likelihood.loss(form), fit.problem, fit.coefficients, fit.outputs)
     lanes = jnp.arange(2 * len(inference.estimate))
@@ -87,7 +86,8 @@ def _profile(solution, data, inference, *, form: Form):
         index, side = lane // 2, jnp.where(lane % 2 == 0, -1, 1).astype(least.dtype)
         # The intercept is that at x = 0, so its lane has columns that are not centred.
         raw = (index == 0) & form.intercept
-        problem = fit.problem._replace(design=fit.problem.design + jnp.where(raw, shift, 0))
+        center = jnp.where(raw, jnp.zeros_like(fit.problem.center).at[0].set(-1), fit.problem.center)
+        problem = fit.problem._replace(center=center)
         first = jnp.where(raw, inference.estimate, fit.coefficients[0])
         error, size = inference.standard_error[index], radius[index]
         at = functools.partial(_constrained, form, problem, first, index)
@@ -99,8 +99,10 @@ def _profile(solution, data, inference, *, form: Form):
 
 def _constrained(form: Form, problem: Problem, first: Array, index: Array, fixed: Array) -> tuple[Array, Array]:
     """The least objective with one coefficient fixed, and its slope in that."""
-    column = problem.design[:, index]
-    rest = problem._replace(design=problem.design.at[:, index].set(0), offset=problem.offset + fixed * column[:, None])
+    column, own = newton.design(problem)[:, index], jnp.arange(len(problem.center)) == index
+    x = jnp.where(own[len(own) - problem.x.shape[1] :], 0, problem.x)
+    center, offset = jnp.where(own, 0, problem.center), problem.offset + fixed * column[:, None]
+    rest = problem._replace(x=x, center=center, offset=offset)
     loss = likelihood.loss(form)
     eps = float(jnp.finfo(fixed.dtype).eps)
     start = first.at[index].set(0)[None]

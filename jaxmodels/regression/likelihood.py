@@ -1,7 +1,8 @@
 """A family and data as the problem that ``numerics.newton`` solves: checked, cleaned, centred.
 
-The design is ``[1, x - center]`` with an intercept, else ``x``. ``categorical`` has the outputs of all classes but the
-first, which is held at 0; its penalty is on coefficients less their mean over the classes, so that no class is special.
+The design, ``[1, x - center]`` with an intercept, else ``x``, is never written. ``categorical`` has the outputs of all
+classes but the first, which is held at 0; its penalty is on coefficients less their mean over the classes, so that no
+class is special.
 """
 
 from __future__ import annotations
@@ -122,7 +123,8 @@ def prepare(form: Form, data: Data, parameter: Any) -> Prepared:
     present = jnp.ones(len(data.y), bool) if data.mask is None else data.mask
     given = jnp.ones(len(data.y), data.x.dtype) if data.weights is None else data.weights
     admitted = _rowwise(form.family.kind.supports(data.y))
-    finite = _finite_rows(data) & jnp.isfinite(given)
+    mean, finite = _mean_and_finite(data)
+    finite &= jnp.isfinite(given)
     finite &= True if form.family.name == "categorical" else _rowwise(jnp.isfinite(data.y))
     finite &= True if data.offset is None else _rowwise(jnp.isfinite(data.offset))
     counts = present & ~(given <= 0)
@@ -133,41 +135,42 @@ def prepare(form: Form, data: Data, parameter: Any) -> Prepared:
         invalid |= jnp.any(data.l2 < 0)
     usable = present & finite & admitted & ~nonfinite & ~invalid
     weights = jnp.where(usable & (given > 0), given, 0)
-    problem, center = _problem(form, data, parameter, usable, weights)
-    return Prepared(problem, center, nonfinite, invalid)
+    center = jnp.zeros_like(data.x, shape=data.x.shape[1:])
+    if form.intercept:
+        total = jnp.sum(weights)
+        weighted = weights / jnp.where(total > 0, total, 1)
+        mean = sum_of_parts(_column_sums, lax.stop_gradient(data.x), usable, weighted) if mean is None else mean
+        center = lax.stop_gradient(jnp.where(total > 0, mean, 0))
+    return Prepared(_problem(form, data, parameter, usable, weights, center), center, nonfinite, invalid)
 
 
-def _finite_rows(data: Data) -> Array:
-    """Which rows of x are finite; where all count and one is not, the fit fails, and none is: their sums say so."""
-    if data.mask is None and data.weights is None:
-        mean = matmul(jnp.full(len(data.x), 1 / len(data.x), data.x.dtype), data.x)
-        return jnp.broadcast_to(jnp.all(jnp.isfinite(mean)), len(data.x))
-    return _rowwise(jnp.isfinite(data.x))
+def _mean_and_finite(data: Data) -> tuple[Array | None, Array]:
+    """The mean of x, where all rows count, and which of them are finite: then all or, as their mean says, none."""
+    if data.mask is not None or data.weights is not None:
+        return None, _rowwise(jnp.isfinite(data.x))
+    share = jnp.full(len(data.x), 1 / len(data.x), data.x.dtype)
+    mean = sum_of_parts(lambda x, share: matmul(share, x), lax.stop_gradient(data.x), share)
+    return mean, jnp.broadcast_to(jnp.all(jnp.isfinite(mean)), len(data.x))
 
 
 def _rowwise(values: Array) -> Array:
     return values if values.ndim == 1 else jnp.all(values, axis=1)
 
 
-def _problem(form: Form, data: Data, parameter: Any, usable: Array, weights: Array) -> tuple[Problem, Array]:
-    x = jnp.where(usable[:, None], data.x, 0)
+def _problem(form: Form, data: Data, parameter: Any, usable: Array, weights: Array, center: Array) -> Problem:
+    dtype = data.x.dtype
     targets = jnp.where(usable.reshape(-1, *[1] * (data.y.ndim - 1)), data.y, 1)
-    offset = jnp.zeros((len(x), form.num_outputs), x.dtype)
+    offset = jnp.zeros((len(data.x), form.num_outputs), dtype)
     if data.offset is not None:
         given = data.offset[:, None] if data.offset.ndim == 1 else data.offset[:, 1:] - data.offset[:, :1]
         offset = jnp.where(usable[:, None], given, 0)
-    penalty = jnp.zeros(x.shape[1], x.dtype) if data.l2 is None else jnp.where(jnp.any(usable), data.l2, 0)
-    center, columns = jnp.zeros_like(x[0]), jnp.zeros_like(x[0])
-    design = x
+    penalty = jnp.zeros_like(center) if data.l2 is None else jnp.where(jnp.any(usable), data.l2, 0)
     if form.intercept:
-        total = jnp.sum(weights)
-        sums = sum_of_parts(_column_sums, data.x, usable, weights)
-        center = lax.stop_gradient(sums / jnp.where(total > 0, total, 1))
-        design = jnp.concatenate([jnp.ones_like(x[:, :1]), x - center], axis=1)
-        columns, penalty = jnp.pad(center, (1, 0)), jnp.pad(penalty, (1, 0))
-    coupling = jnp.asarray(_coupling(form.num_outputs, form.family.name), x.dtype)
-    problem = Problem(design, targets, weights, offset, penalty, coupling, columns, jnp.zeros((), x.dtype), parameter)
-    return with_parameter(form, problem, parameter), center
+        center, penalty = jnp.pad(center, (1, 0), constant_values=-1), jnp.pad(penalty, (1, 0))
+    coupling = jnp.asarray(_coupling(form.num_outputs, form.family.name), dtype)
+    zero = jnp.zeros((), dtype)
+    problem = Problem(data.x, usable, center, targets, weights, offset, penalty, coupling, zero, parameter)
+    return with_parameter(form, problem, parameter)
 
 
 def _column_sums(x: Array, usable: Array, weights: Array) -> Array:
@@ -197,13 +200,14 @@ def start(form: Form, problem: Problem) -> Float[Array, "k p"]:
     if whole_line or (form.family.name, link.name) == ("gaussian", "identity"):
         return null
     other = _first_scoring(form, problem)
-    values = [newton.value(loss(form), problem, each, newton.predictor(problem, each)) for each in (null, other)]
+    outputs = [newton.look(loss(form), problem, each)[0] for each in (null, other)]
+    values = [newton.value(loss(form), problem, *each) for each in zip((null, other), outputs, strict=True)]
     better = (values[1] < values[0]) | ~jnp.isfinite(values[0])
     return jnp.where(better & jnp.isfinite(values[1]), other, null)
 
 
 def _null(form: Form, problem: Problem) -> Array:
-    zeros = jnp.zeros((form.num_outputs, problem.design.shape[1]), problem.design.dtype)
+    zeros = jnp.zeros((form.num_outputs, len(problem.center)), problem.center.dtype)
     if not form.intercept:
         return zeros
     total, num_rows = jnp.sum(problem.weights), jnp.sum(problem.weights > 0)
@@ -232,7 +236,7 @@ def _first_scoring(form: Form, problem: Problem) -> Array:
     triangle = newton.information_triangle(loss(form), problem, outputs)
     root = loss(form).root(outputs, y, problem.parameter)[:, 0, 0]
     rows = problem.weights * root**2 * (outputs - problem.offset)[:, 0]
-    right = matmul(jnp.where(problem.weights > 0, rows, 0), problem.design)
+    right = matmul(jnp.where(problem.weights > 0, rows, 0), newton.design(problem))
     return matmul(triangle.inverse, matmul(triangle.inverse.T, right))[None]
 
 

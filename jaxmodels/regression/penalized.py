@@ -20,7 +20,7 @@ from jaxmodels import families
 from jaxmodels.core import InputError, Status
 from jaxmodels.families import Family
 from jaxmodels.numerics import coordinate_descent as cd
-from jaxmodels.numerics import row_parts, working_set
+from jaxmodels.numerics import newton, row_parts, working_set
 from jaxmodels.numerics.coordinate_descent import Penalty
 from jaxmodels.numerics.problem import matmul
 from jaxmodels.numerics.row_parts import column_sums
@@ -179,7 +179,7 @@ def prepare(choices: Choices, arguments: Arguments, *, many: bool) -> Prepared:
     every = data.mask is None and data.weights is None
     given = data._replace(x=data.x[:, :0]) if every else data
     read = likelihood.prepare(likelihood.Form(choices.family, False), given, None)
-    x = data.x if every else read.problem.design
+    x = data.x if every else newton.design(read.problem)
     total = jnp.sum(read.problem.weights)
     problem = read.problem._replace(weights=read.problem.weights / jnp.where(total > 0, total, 1))
     columns = _columns_of(choices, x, problem.weights)
