@@ -11,6 +11,7 @@ from scipy import optimize
 
 from jaxmodels import losses, train
 from jaxmodels.core import Batch, InputError, Status
+from jaxmodels.numerics import lanes
 from jaxmodels.regression import nonlinear
 
 X = np.linspace(0, 5, 40)
@@ -77,8 +78,10 @@ def test_infer_against_curve_fit(x64):
     np.testing.assert_allclose(half_life.standard_error, slope * np.sqrt(solution.stats.covariance[1, 1]), rtol=1e-12)
 
 
-def test_lanes_alone_and_together(x64):
+def test_lanes_alone_and_together(x64, monkeypatch):
     """Ragged lanes, one that is hopeless and one that does not converge: the others stay as they are, bit for bit."""
+    monkeypatch.setattr(lanes, "CPU_PART_BYTES", 1)  # parts of 8 lanes, and groups of two, the last of them not full
+    monkeypatch.setattr(lanes, "CPU_PARTS", 2)
     num_lanes = 24
     rates = np.linspace(0.2, 3, num_lanes)
     y = np.exp(-rates[:, None] * X) * 2 + 0.01 * np.random.default_rng(1).normal(size=(num_lanes, 40))

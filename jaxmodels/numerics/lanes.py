@@ -2,13 +2,15 @@
 
 Under ``vmap`` a ``while_loop`` runs until its last lane is done, and all lanes pay for every turn. Here lanes run in
 groups for a few turns; then those that are not done are moved together, and only the groups that they fill go on.
-What a turn needs of a lane is gathered once a round, so that a group stays in the caches of a CPU.
+What a turn needs of a lane is gathered once a round. A turn first looks, at all the data of a lane: so many lanes at a
+time as stay in the cache of a CPU. Then it decides, from the little that was seen, for the whole group at once: many
+short operations, each of which takes its time to start.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,30 +20,45 @@ from jaxtyping import Array
 PyTree = Any
 
 TURNS_A_ROUND = 3
-# What the inputs of a group take together, and how many lanes it has at most: a group runs on while one lane does.
-CPU_GROUP_BYTES, GROUP_BYTES = 2**18, 2**27
-CPU_GROUP_LANES, GROUP_LANES = 64, 2**17
+# What the inputs of lanes that look together take, and in how many such parts a group has how many lanes at most: a
+# group runs on while one lane does.
+CPU_PART_BYTES, PART_BYTES = 2**16, 2**27
+CPU_PARTS, PARTS = 8, 1
+CPU_GROUP_LANES, GROUP_LANES = 512, 2**17
 
 
-def loop(start: Callable, turn: Callable, unfinished: Callable) -> Callable[[PyTree], PyTree]:
-    """``state = start(inputs); while unfinished(state): state = turn(inputs, state)``, as a function of the inputs.
+class _Sizes(NamedTuple):
+    """In lanes."""
+
+    group: int
+    part: int
+
+
+def loop(start: Callable, look: Callable, turn: Callable, unfinished: Callable) -> Callable[[PyTree], PyTree]:
+    """``state = start(inputs); while unfinished(state): state = turn(inputs, state, look(inputs, state))``.
 
     Args:
       start: ``inputs -> state``.
-      turn: ``(inputs, state) -> state`` of the same shapes.
+      look: ``(inputs, state) -> seen``, small.
+      turn: ``(inputs, state, seen) -> state`` of the same shapes.
       unfinished: ``state -> bool``.
 
     Returns:
-      ``inputs -> state``; under ``vmap``, lanes come and go as said above. All three close over no traced value.
+      ``inputs -> state``; under ``vmap``, lanes come and go as said above. None of the four closes over a traced value.
 
-    >>> halve = loop(lambda x: (x, 0), lambda x, state: (state[0] / 2, state[1] + 1), lambda state: state[0] > 1)
+    >>> halve = loop(
+    ...     lambda x: (x, 0),
+    ...     lambda x, state: state[0] / 2,
+    ...     lambda x, state, half: (half, state[1] + 1),
+    ...     lambda state: state[0] > 1,
+    ... )
     >>> [each.tolist() for each in jax.vmap(halve)(jnp.array([1.0, 8.0, 3.0]))]
     [[1.0, 1.0, 0.75], [0, 3, 2]]
     """
 
     @jax.custom_batching.custom_vmap
     def alone(inputs):
-        return lax.while_loop(unfinished, lambda state: turn(inputs, state), start(inputs))
+        return lax.while_loop(unfinished, lambda state: turn(inputs, state, look(inputs, state)), start(inputs))
 
     @alone.def_vmap
     def together(num_lanes, in_batched, inputs):
@@ -55,17 +72,20 @@ def loop(start: Callable, turn: Callable, unfinished: Callable) -> Callable[[PyT
                 [next(own) if is_batched else leaf for leaf, is_batched in zip(leaves, batched, strict=True)]
             )
 
-        def rounds(group_bytes, group_lanes):
-            size = _group_size(lanes, min(num_lanes, group_lanes), group_bytes)
-            return lambda lanes: _rounds(lambda lane: start(whole(lane)), advance, unfinished, lanes, size)
-
-        def advance(lane, state):
+        def advance(lane, state, seen):
             going = unfinished(state)
-            after = turn(whole(lane), state)
+            after = turn(whole(lane), state, seen)
             return jax.tree.map(lambda new, old: jnp.where(going, new, old), after, state)
 
+        def rounds(part_bytes, parts, group_lanes):
+            sizes = _sizes(lanes, min(num_lanes, group_lanes), part_bytes, parts)
+            steps = (lambda lane: start(whole(lane)), lambda each: look(whole(each[0]), each[1]), advance, unfinished)
+            return lambda lanes: _rounds(*steps, lanes, sizes)
+
         state = lax.platform_dependent(
-            lanes, cpu=rounds(CPU_GROUP_BYTES, CPU_GROUP_LANES), default=rounds(GROUP_BYTES, GROUP_LANES)
+            lanes,
+            cpu=rounds(CPU_PART_BYTES, CPU_PARTS, CPU_GROUP_LANES),
+            default=rounds(PART_BYTES, PARTS, GROUP_LANES),
         )
         return state, jax.tree.map(lambda _: True, state)
 
@@ -78,14 +98,17 @@ def at_most_once(predicate: Array, function: Callable[[Any], Any], state: Any) -
     return lax.while_loop(lambda loop: loop[0], lambda loop: (jnp.zeros_like(loop[0]), function(loop[1])), loop)[1]
 
 
-def _group_size(lanes: list[Array], most: int, group_bytes: int) -> int:
-    """Lanes in a group; a multiple of 8 where there are many, so that a lane's arithmetic is that of any other."""
+def _sizes(lanes: list[Array], most: int, part_bytes: int, parts: int) -> _Sizes:
+    """Of a part a multiple of 8 where there are many lanes, so that a lane's arithmetic is that of any other."""
     bytes_a_lane = max(1, sum(leaf.size * leaf.dtype.itemsize for leaf in lanes) // len(lanes[0]))
-    return min(most, max(8, group_bytes // bytes_a_lane // 8 * 8))
+    part = min(most, max(8, part_bytes // bytes_a_lane // 8 * 8))
+    return _Sizes(part * min(parts, max(1, most // part)), part)
 
 
-def _rounds(start: Callable, advance: Callable, unfinished: Callable, lanes: list[Array], size: int) -> PyTree:
-    num_lanes = len(lanes[0])
+def _rounds(
+    start: Callable, look: Callable, advance: Callable, unfinished: Callable, lanes: list[Array], sizes: _Sizes
+) -> PyTree:
+    num_lanes, size = len(lanes[0]), sizes.group
     num_groups = -(-num_lanes // size)
 
     def take(tree, index):
@@ -105,7 +128,8 @@ def _rounds(start: Callable, advance: Callable, unfinished: Callable, lanes: lis
             return (carry[0] < TURNS_A_ROUND) & jnp.any(jax.vmap(unfinished)(carry[1]))
 
         def one_turn(carry):
-            return carry[0] + 1, jax.vmap(advance)(own, carry[1])
+            seen = lax.map(look, (own, carry[1]), batch_size=sizes.part)
+            return carry[0] + 1, jax.vmap(advance)(own, carry[1], seen)
 
         return lax.while_loop(go_on, one_turn, (0, take(state, index)))[1]
 

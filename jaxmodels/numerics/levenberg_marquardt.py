@@ -97,11 +97,15 @@ def unfinished(state: State) -> Array:
     return state.status == RUNNING
 
 
-def turn(problem: Problem, state: State) -> State:
-    """Look at the trial point, move there or not, and choose the next."""
+def look(problem: Problem, state: State) -> Linearised:
+    """At the trial point."""
+    return _hold(problem, linearise(problem, state.trial))
+
+
+def turn(problem: Problem, state: State, new: Linearised) -> State:
+    """Move to the trial point or not, and choose the next."""
     q = problem.num_linear
     at, first = state.at, state.num_steps == 0
-    new = _hold(problem, linearise(problem, state.trial))
     step = (state.trial - at.params)[q:]
     gain = jnp.where(first, jnp.where(jnp.isfinite(new.cost), 1, -1), _gain(problem, at, new, step))
     taken = gain > LEAST_GAIN

@@ -233,12 +233,19 @@ def _gram(matrix: _Matrix, inverse: Array | None) -> Array:
 
     if matrix.transposed:
         values = matrix.rows.all if inverse is None else product(inverse.T, matrix.rows.all)
-        gram = product(values, values.T)
+        gram = _of_columns(values)
     else:
         gram = sum_of_parts(of_run, *matrix.rows.arrays)
     if penalty is None:
         return gram
     return gram + (penalty if inverse is None else product(inverse.T, product(penalty, inverse)))
+
+
+def _of_columns(columns: Array) -> Array:
+    """``A'A``. Of few columns one at a time: as one product it is too small for the threads that it would call up."""
+    if len(columns) > SMALL:
+        return product(columns, columns.T)
+    return jnp.stack([jnp.matmul(columns, column, precision=lax.Precision.HIGHEST) for column in columns])
 
 
 def squares_are_safe(squares: Array) -> Array:

@@ -150,7 +150,8 @@ def _fit(data: Data, *, form: Form) -> Solution:
 
     search = lanes.loop(
         lambda inputs: lm.start(problem_of(*inputs), ravel_pytree(inputs[0].params)[0][order]),
-        lambda inputs, state: lm.turn(problem_of(*inputs), state),
+        lambda inputs, state: lm.look(problem_of(*inputs), state),
+        lambda inputs, state, seen: lm.turn(problem_of(*inputs), state, seen),
         lm.unfinished,
     )
     invalid = given.invalid(form, data)
