@@ -130,7 +130,8 @@ def objective(x: np.ndarray, y: np.ndarray, alphas: np.ndarray, coefficients: np
 if __name__ == "__main__":
     main()
 
-# RESULT on two quiet Zen cores, Python 3.11, jax 0.10.2, scikit-learn 1.9.1, skglm 0.5, 3 rounds, two runs.
+# RESULT on two Zen cores, Python 3.11, jax 0.10.2, scikit-learn 1.9.1, skglm 0.5, 5 to 7 rounds, two runs each.
 # Ratios to scikit-learn (with its Gram matrix on the path), float64 and float32:
-#   path of 100 alphas, 10000 x 1000   1.32 and 1.58   1.28 and 1.17   (to skglm 0.10); compiles for 5 to 8 s
-#   one alpha, 10000 x 1000            0.69 and 0.80   0.68 and 0.57
+#   path of 100 alphas, 10000 x 1000   0.74 and 1.01   0.68 and 0.80   (to skglm 0.07); compiles for 6 to 17 s
+#   one alpha, 10000 x 1000            0.82            0.70            (0.69, 0.57 in a run before)
+# Of the path's time in float64 three quarters are the Gram matrix, which XLA:CPU takes at 53 GFLOP/s, OpenBLAS at 68.

@@ -12,7 +12,7 @@ import pytest
 from jaxmodels import families
 from jaxmodels.core import InputError, Status, raise_if_failed
 from jaxmodels.numerics import working_set
-from jaxmodels.numerics.row_parts import centered_gram, column_sums
+from jaxmodels.numerics.row_parts import centered_gram, column_sums, over_parts
 from jaxmodels.regression import elastic_net
 
 pytestmark = pytest.mark.slow
@@ -148,6 +148,17 @@ def test_sums_over_rows_in_parts(devices, x64, monkeypatch):
         np.testing.assert_allclose(found, ((x - x[0]) ** power).T @ weights, rtol=1e-10, atol=1e-10)
     found = centered_gram(x, x[0], weights[:, 0])
     np.testing.assert_allclose(found, (x - x[0]).T @ (weights[:, :1] * (x - x[0])), rtol=1e-10, atol=1e-10)
+    lengths = []
+
+    def with_rows(x, weights):
+        lengths.append(len(x))
+        return {"sum": x.sum(axis=0)}, (2 * x, weights[:, 0])
+
+    sums, rows = over_parts(with_rows, x, weights)
+    np.testing.assert_allclose(sums["sum"], x.sum(axis=0), rtol=1e-12)
+    np.testing.assert_array_equal(rows[0], 2 * x)
+    np.testing.assert_array_equal(rows[1], weights[:, 0])
+    assert (min(lengths) < 1003) == (devices == 1)
 
 
 @pytest.mark.parametrize(("n", "d"), [(100, 150), (200, 150)])

@@ -14,7 +14,7 @@ import statsmodels.api as sm
 
 from jaxmodels import families, glm, linear
 from jaxmodels.core import InputError, Status
-from jaxmodels.numerics import newton
+from jaxmodels.numerics import newton, row_parts
 
 pytestmark = pytest.mark.slow
 
@@ -379,8 +379,9 @@ def test_firth_adds_half_to_each_cell_of_a_two_by_two_table():
 
 
 @pytest.mark.usefixtures("x64")
-def test_a_factor_that_serves_for_several_steps_leaves_no_digits_behind():
+def test_a_factor_that_serves_for_several_steps_leaves_no_digits_behind(monkeypatch):
     """A problem large enough for it, of columns far from zero and on unlike scales, beside Newton's method in NumPy."""
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
     rng = np.random.default_rng(5)
     z = rng.normal(size=(33_000, newton.WIDE)) @ np.triu(rng.normal(size=(newton.WIDE, newton.WIDE)) / 4 + np.eye(32))
     x, weights = z * 10.0 ** (np.arange(32) % 5 - 2) + 30, rng.uniform(0.5, 2, len(z))
@@ -410,6 +411,46 @@ def test_a_factor_that_serves_for_several_steps_leaves_no_digits_behind():
     assert int(found.status) == Status.rank_deficient
     assert int(found.stats.rank) == 32
     assert int(fit(x, (predictor > 1).astype(float)).status) == Status.separated
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("family", ["bernoulli", families.categorical(3)], ids=["probit", "categorical"])
+def test_reused_factors_and_parts_of_rows_change_nothing(family, monkeypatch):
+    """What large problems do on one device, with small ones: steps differ, results and gradients of lanes do not."""
+    rng = np.random.default_rng(7)
+    x, weights = rng.normal(size=(203, 4)) + np.array([0, 1, 10, 100]), rng.integers(0, 3, 203).astype(float)
+    predictor = x @ [0.5, -1.0, 1.0, 0.0] - 9
+    y = (rng.uniform(size=203) < 1 / (1 + np.exp(-predictor))).astype(float)
+    if family != "bernoulli":
+        y = np.eye(3)[np.argmax(predictor[:, None] * [0, 1, -1] + rng.gumbel(size=(203, 3)), axis=1)]
+    x[11] = np.nan
+    link = "probit" if family == "bernoulli" else None
+
+    def run(padding):
+        """With rows of padding, so that it is traced anew."""
+        padded_x, padded_y = (np.concatenate([each, each[:padding]]) for each in (x, y))
+        mask = (np.arange(203 + padding) < 203) & (np.arange(203 + padding) != 11)
+
+        def value(l2, weights):
+            weights = jnp.pad(weights, (0, padding))
+            found = glm.fit(padded_x, padded_y, family=family, link=link, weights=weights, mask=mask, l2=l2)
+            return jnp.sum(found.params.coefficients**2) + found.stats.deviance, found
+
+        lanes = jax.vmap(jax.value_and_grad(value, (0, 1), has_aux=True), (0, None))
+        return jax.jit(lanes)(np.array([0.0, 0.5]), weights)
+
+    (value, plain), gradient = run(0)
+    monkeypatch.setattr(newton, "LARGE", 1)
+    monkeypatch.setattr(newton, "WIDE", 1)
+    monkeypatch.setattr(row_parts, "SMALLEST", 1)
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    (found_value, found), found_gradient = run(3)
+    assert np.any(np.asarray(found.stats.num_steps) != np.asarray(plain.stats.num_steps))
+    np.testing.assert_array_equal(found.status, [Status.ok, Status.ok])
+    np.testing.assert_allclose(found_value, value, rtol=1e-12)
+    np.testing.assert_allclose(found.params.coefficients, plain.params.coefficients, rtol=1e-10, atol=1e-12)
+    for ours, theirs in zip(found_gradient, gradient, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-7, atol=1e-9)
 
 
 @pytest.mark.usefixtures("x64")

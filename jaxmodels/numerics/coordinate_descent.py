@@ -105,7 +105,7 @@ def _sweep(form, penalty, curvature, diagonal, order, size, state: _State) -> _S
         target = diagonal[j] * old - slope[j]
         shrunk = jnp.maximum(target - jnp.clip(target, -l1, l1), penalty.lower[j])
         new = jnp.where(total > 0, shrunk / jnp.where(total > 0, total, 1), 0)
-        # XLA:CPU never computes a division twice; of a difference it would copy all coefficients to do so.
+        # XLA:CPU would compute a difference anew in both updates, from a copy of all coefficients; not so a division.
         step = (new - old) / jnp.where(total >= 0, 1, jnp.inf)
         return coefficients.at[j].add(step), slope + step * curvature[j]
 

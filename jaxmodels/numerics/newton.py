@@ -4,17 +4,16 @@
 
 A step solves with the triangular factor of ``[W^1/2 z]``, never with an inverted Gram matrix, and where the expected
 information W is not the second derivative, that one is factored in the basis of the first, so that steps are downhill
-and still converge quadratically. The digits of the solution are those of the score, computed anew in each
-step.
+and still converge quadratically. The digits of the solution are those of the score, computed anew in each step.
 
 Of a large problem the Gram matrix costs many times what the score does. There a factor serves for several steps, each
 of which brings it nearer to the true one by the change of the score that it has seen (BFGS in product form); where
 they gain too little it is taken anew.
 
-It stops when the coming step is at most ``tolerance`` standard errors in every direction (and takes that step) or when
-the one after it is foretold to be about the square of that, so that units, scale and the number of rows make no
-difference. A solution at infinity is found by its direction of recession (Albert and Anderson 1984): no loss grows
-along it, and some shrink for ever.
+It stops when the coming step of Newton's method is at most ``tolerance`` standard errors in every direction (and takes
+that step) or when the one after it is foretold to be about the square of that, so that units, scale and the number of
+rows make no difference. A solution at infinity is found by its direction of recession (Albert and Anderson 1984): no
+loss grows along it, and some shrink for ever.
 
 The derivative of the solution is the implicit function theorem's: ``db = H^-1 d(score)``.
 
@@ -73,13 +72,13 @@ class Loss(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """The design is ``x - center``; where p = d + 1 after a column of ones, whose center is -1 as that of zeros."""
+    """The design is ``x - center``. Where p = d + 1 its first column is one of ones: of zeros whose center is -1."""
 
     x: Float[Array, "n d"]
     usable: Bool[Array, " n"]
     """Rows of x that are read; in the others, of weight 0, there may be anything."""
     center: Float[Array, " p"]
-    """It says what rounding has left in the columns."""
+    """It bounds what rounding has left in the columns."""
     targets: Float[Array, "n *c"]
     weights: Float[Array, " n"]
     offset: Float[Array, "n k"]
@@ -114,7 +113,7 @@ class _State(NamedTuple):
     factor: Array
     """``F`` with ``F F'`` near ``H^-1``."""
     worn: Array
-    """Whether it is to be taken anew."""
+    """Whether it is to be taken anew; within a step, whether it was."""
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -125,9 +124,7 @@ def solve(
     outputs, slope = look(loss, problem, start)
     square = jnp.zeros((start.size, start.size), start.dtype)
     kept = jnp.ones(start.size, bool)
-    solved = Solved(
-        start, outputs, kept, jnp.asarray(jnp.inf, start.dtype), jnp.int32(0), jnp.asarray(RUNNING, jnp.int32)
-    )
+    solved = Solved(start, outputs, kept, jnp.asarray(jnp.inf, start.dtype), jnp.int32(0), jnp.int32(RUNNING))
     none = qr.Triangle(square, square, kept, jnp.int32(0))
     state = _State(solved, value(loss, problem, start, outputs), slope, none, square, jnp.bool_(True))
 
@@ -179,11 +176,7 @@ def solve_linear(loss: Loss, problem: Problem, coefficients: Array, right: Array
 
 def design(problem: Problem) -> Float[Array, "n p"]:
     """``[1, x - center]`` or ``x - center``."""
-    return _design(problem.center, problem.x, problem.usable)
-
-
-def _design(center: Array, x: Array, usable: Array) -> Array:
-    x = jnp.where(usable[:, None], x, 0)
+    x, center = jnp.where(problem.usable[:, None], problem.x, 0), problem.center
     return jnp.pad(x, ((0, 0), (len(center) - x.shape[1], 0))) - center
 
 
@@ -234,7 +227,7 @@ def information_triangle(loss: Loss, problem: Problem, outputs: Float[Array, "n 
     size = root.shape[1] * len(problem.center)
 
     def rows_of(x, usable, root):
-        rows = jnp.swapaxes(root, 1, 2)[..., None] * _design(problem.center, x, usable)[:, None, None, :]
+        rows = jnp.swapaxes(root, 1, 2)[..., None] * design(problem._replace(x=x, usable=usable))[:, None, None, :]
         return rows.reshape(-1, size)
 
     sums = jnp.sum(root**2, axis=(0, 2))
@@ -269,7 +262,7 @@ def _observed_factor(loss: Loss, problem: Problem, outputs: Array, triangle: qr.
     curvature = jnp.where(problem.weights[:, None, None] > 0, curvature, 0)[:, 0, 0]  # of one output: k = 1
 
     def of_run(x, usable, curvature):
-        basis = matmul(_design(problem.center, x, usable), triangle.inverse)
+        basis = matmul(design(problem._replace(x=x, usable=usable)), triangle.inverse)
         return matmul(basis.T, curvature[:, None] * basis)
 
     square = sum_of_parts(of_run, problem.x, problem.usable, curvature)
@@ -295,25 +288,13 @@ def _step(loss: Loss, problem: Problem, state: _State, tolerance: Array) -> _Sta
 
     reused = _is_reused(problem)
     state = at_most_once(state.worn, with_new_factor, state) if reused else with_new_factor(state)
-    coefficients, outputs, slope = state.solved.coefficients, state.solved.outputs, state.slope
-    direction = _apply(state.factor, slope)
-    square = jnp.sum(direction * slope)
+    direction = _apply(state.factor, state.slope)
+    coefficients = state.solved.coefficients
     aimed, aimed_slope = look(loss, problem, coefficients + direction)
     length, value = _halved(loss, problem, state, direction, aimed)
-    stalled = length == 0
-    dispersion = _dispersion(loss, problem, state.value)
-    error, noise = jnp.sqrt(jnp.maximum(square, 0) / dispersion), _noise(problem, state.triangle, coefficients)
-    # Steps of Newton's method shrink as their squares, so that the last two foretell the next; others by their ratio.
-    rate = error / state.solved.decrement
-    foretold = jnp.where(jnp.isfinite(state.solved.decrement), error * jnp.where(state.worn, rate**2, rate), jnp.inf)
-    small = foretold <= tolerance * jnp.minimum(FORETOLD * tolerance, 1)
-    small |= jnp.where(state.worn, (error <= tolerance) | (square <= noise), foretold**2 * dispersion <= noise)
-    move = jnp.max(jnp.where(problem.weights[:, None] > 0, jnp.abs(aimed - outputs), 0), initial=0)
-    separated = _recedes(loss, problem, direction, aimed - outputs, strict=False) & (move > STILL)
-    separated |= _recedes(loss, problem, coefficients, outputs - problem.offset, strict=True)
-    converged = small & (move <= jnp.where(loss.margin is None, jnp.inf, STILL))
-    ending = jnp.where(stalled, STALLED, RUNNING)
-    ending = jnp.where(separated, SEPARATED, jnp.where(converged, CONVERGED, ending)).astype(jnp.int32)
+    error, ending = _ending(loss, problem, state, direction, aimed, tolerance)
+    # Without a gain along the direction of a factor that has served there may be one along that of its successor.
+    ending = jnp.where((ending == RUNNING) & (length == 0) & state.worn, STALLED, ending).astype(jnp.int32)
     coefficients = coefficients + length * direction
 
     def with_own_slope(_):
@@ -326,6 +307,25 @@ def _step(loss: Loss, problem: Problem, state: _State, tolerance: Array) -> _Sta
         worn |= length < 1
     solved = Solved(coefficients, outputs, state.triangle.kept, error, state.solved.num_steps + 1, ending)
     return _State(solved, value, slope, state.triangle, factor, worn)
+
+
+def _ending(
+    loss: Loss, problem: Problem, state: _State, direction: Array, aimed: Array, tolerance: Array
+) -> tuple[Array, Array]:
+    """The step in standard errors, and whether it is the last: RUNNING, CONVERGED or SEPARATED."""
+    coefficients, outputs = state.solved.coefficients, state.solved.outputs
+    square, dispersion = jnp.sum(direction * state.slope), _dispersion(loss, problem, state.value)
+    error, noise = jnp.sqrt(jnp.maximum(square, 0) / dispersion), _noise(problem, state.triangle, coefficients)
+    # Steps of Newton's method shrink as their squares, so that the last two foretell the next; others by their ratio.
+    rate = error / state.solved.decrement
+    foretold = jnp.where(jnp.isfinite(state.solved.decrement), error * jnp.where(state.worn, rate**2, rate), jnp.inf)
+    small = foretold <= tolerance * jnp.minimum(FORETOLD * tolerance, 1)
+    small |= jnp.where(state.worn, (error <= tolerance) | (square <= noise), foretold**2 * dispersion <= noise)
+    move = jnp.max(jnp.where(problem.weights[:, None] > 0, jnp.abs(aimed - outputs), 0), initial=0)
+    separated = _recedes(loss, problem, direction, aimed - outputs, strict=False) & (move > STILL)
+    separated |= _recedes(loss, problem, coefficients, outputs - problem.offset, strict=True)
+    converged = small & (move <= jnp.where(loss.margin is None, jnp.inf, STILL))
+    return error, jnp.where(separated, SEPARATED, jnp.where(converged, CONVERGED, RUNNING))
 
 
 def _is_reused(problem: Problem) -> bool:

@@ -52,7 +52,7 @@ class Rows(NamedTuple):
     """A tall matrix that is made where it is read, run by run, and never written as a whole."""
 
     make: Callable[..., Array]
-    """From a run of rows of the arrays, the first of which is the largest, the matrix's: some for each."""
+    """A run of rows of the arrays -> the matrix's rows for them, one or more for each."""
     arrays: tuple[Array, ...]
 
     @property
@@ -242,10 +242,17 @@ def _gram(matrix: _Matrix, inverse: Array | None) -> Array:
 
 
 def _of_columns(columns: Array) -> Array:
-    """``A'A``. Of few columns one at a time: as one product it is too small for the threads that it would call up."""
-    if len(columns) > SMALL:
+    """``A'A``. Of few columns one at a time: as one product XLA:CPU gives it to threads, for which it is too small."""
+
+    def one_by_one(columns):
+        return jnp.stack([jnp.matmul(columns, column, precision=lax.Precision.HIGHEST) for column in columns])
+
+    def at_once(columns):
         return product(columns, columns.T)
-    return jnp.stack([jnp.matmul(columns, column, precision=lax.Precision.HIGHEST) for column in columns])
+
+    if len(columns) > SMALL:
+        return at_once(columns)
+    return lax.platform_dependent(columns, cpu=one_by_one, default=at_once)
 
 
 def squares_are_safe(squares: Array) -> Array:

@@ -26,35 +26,27 @@ BLOCK = 256
 
 
 def over_parts(function: Callable[..., tuple[PyTree, PyTree]], *arrays: Float[Array, "n *d"]) -> tuple[PyTree, PyTree]:
-    """``function(*arrays)``: sums over rows, and arrays with a row for each; the first of ``arrays`` is the largest.
+    """``function(*arrays)``: sums over rows, and arrays with a row for each. The first of ``arrays`` decides how many
+    parts there are.
 
-    A part is a run of rows. Of rows that may be spread over devices it is every ``PARTS``-th row, which takes longer to
-    read, so that each device has its share of every part.
+    Of rows that may be spread over devices there is one: each device has its share of it, and sums travel once.
     """
     num_rows, (sums, _) = len(arrays[0]), jax.eval_shape(function, *arrays)
     # A sum that is larger than its parts would be read and written more than they are.
     largest_sum = max(each.size for each in jax.tree.leaves(sums))
-    parts = min(PARTS, num_rows, max(1, arrays[0].size // max(SMALLEST, largest_sum)))
-    if parts == 1:
+    parts = min(PARTS, num_rows, arrays[0].size // max(SMALLEST, largest_sum))
+    if parts < 2 or jax.device_count() > 1:
         return function(*arrays)
     size = num_rows // parts
-    whole, spread = parts * size, jax.device_count() > 1
-
-    def part(index, each):
-        if not spread:
-            return lax.dynamic_slice_in_dim(each, index * size, size)
-        # Cut and reshaped here, so that it is read where it lies: before the loop it would be a copy.
-        return lax.dynamic_index_in_dim(each[:whole].reshape(-1, parts, *each.shape[1:]), index, 1, keepdims=False)
+    whole = parts * size
 
     def add(total, index):
-        sums, rows = function(*(part(index, each) for each in arrays))
+        run = (lax.dynamic_slice_in_dim(each, index * size, size) for each in arrays)
+        sums, rows = function(*run)
         return jax.tree.map(jnp.add, total, sums), rows
 
-    def joined(rows):
-        return (jnp.swapaxes(rows, 0, 1) if spread else rows).reshape(whole, *rows.shape[2:])
-
     sums, rows = lax.scan(add, jax.tree.map(lambda each: jnp.zeros(each.shape, each.dtype), sums), jnp.arange(parts))
-    rows = jax.tree.map(joined, rows)
+    rows = jax.tree.map(lambda each: each.reshape(whole, *each.shape[2:]), rows)
     if whole == num_rows:
         return sums, rows
     last_sums, last_rows = function(*(each[whole:] for each in arrays))

@@ -51,7 +51,7 @@ class GlmStats(NamedTuple):
     parameter: Array | None
     """The family's, so the estimated dispersion of ``negative_binomial()``; ``None`` for families without one."""
     decrement: Array
-    """``[]``: length of the last step in standard errors. What is left is about its square, or less."""
+    """``[]``: length of the last step in standard errors. What is left is much less."""
     num_steps: Array
     """int32 ``[]``."""
 
@@ -91,7 +91,7 @@ def fit(
       firth: take out the first-order bias: finite estimates for separated classes too. Bernoulli, binomial and poisson
         in their canonical links.
       tolerance: stop when the coming step, which is still taken, is at most so many standard errors in every
-        direction. Steps shrink quadratically, so the default, the root of eps, leaves rounding.
+        direction, or foretold to be far below that. Steps shrink fast: the default, the root of eps, leaves rounding.
       max_steps: of Newton's method; of a large problem more and cheaper ones, which share the factor of a Gram matrix.
 
     Returns:

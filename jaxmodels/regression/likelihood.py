@@ -1,8 +1,8 @@
 """A family and data as the problem that ``numerics.newton`` solves: checked, cleaned, centred.
 
-The design, ``[1, x - center]`` with an intercept, else ``x``, is never written. ``categorical`` has the outputs of all
-classes but the first, which is held at 0; its penalty is on coefficients less their mean over the classes, so that no
-class is special.
+The design, ``[1, x - center]`` with an intercept, else ``x``, is made where it is read. ``categorical`` has the outputs
+of all classes but the first, which is held at 0; its penalty is on coefficients less their mean over the classes, so
+that no class is special.
 """
 
 from __future__ import annotations
