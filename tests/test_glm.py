@@ -416,7 +416,7 @@ def test_a_factor_that_serves_for_several_steps_leaves_no_digits_behind(monkeypa
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("family", ["bernoulli", families.categorical(3)], ids=["probit", "categorical"])
 def test_reused_factors_and_parts_of_rows_change_nothing(family, monkeypatch):
-    """What large problems do on one device, with small ones: steps differ, results and gradients of lanes do not."""
+    """What large problems do on one device, with small ones: steps differ, results and gradients do not."""
     rng = np.random.default_rng(7)
     x, weights = rng.normal(size=(203, 4)) + np.array([0, 1, 10, 100]), rng.integers(0, 3, 203).astype(float)
     predictor = x @ [0.5, -1.0, 1.0, 0.0] - 9
@@ -436,8 +436,7 @@ def test_reused_factors_and_parts_of_rows_change_nothing(family, monkeypatch):
             found = glm.fit(padded_x, padded_y, family=family, link=link, weights=weights, mask=mask, l2=l2)
             return jnp.sum(found.params.coefficients**2) + found.stats.deviance, found
 
-        lanes = jax.vmap(jax.value_and_grad(value, (0, 1), has_aux=True), (0, None))
-        return jax.jit(lanes)(np.array([0.0, 0.5]), weights)
+        return jax.jit(jax.value_and_grad(value, (0, 1), has_aux=True))(0.5, weights)
 
     (value, plain), gradient = run(0)
     monkeypatch.setattr(newton, "LARGE", 1)
@@ -445,8 +444,8 @@ def test_reused_factors_and_parts_of_rows_change_nothing(family, monkeypatch):
     monkeypatch.setattr(row_parts, "SMALLEST", 1)
     monkeypatch.setattr(jax, "device_count", lambda: 1)
     (found_value, found), found_gradient = run(3)
-    assert np.any(np.asarray(found.stats.num_steps) != np.asarray(plain.stats.num_steps))
-    np.testing.assert_array_equal(found.status, [Status.ok, Status.ok])
+    assert int(found.stats.num_steps) > int(plain.stats.num_steps)
+    assert int(found.status) == int(plain.status) == Status.ok
     np.testing.assert_allclose(found_value, value, rtol=1e-12)
     np.testing.assert_allclose(found.params.coefficients, plain.params.coefficients, rtol=1e-10, atol=1e-12)
     for ours, theirs in zip(found_gradient, gradient, strict=True):

@@ -92,12 +92,6 @@ def loop(start: Callable, look: Callable, turn: Callable, unfinished: Callable) 
     return alone
 
 
-def at_most_once(predicate: Array, function: Callable[[Any], Any], state: Any) -> Any:
-    """``function(state)`` if ``predicate`` else ``state``; under vmap nothing is computed where no lane needs it."""
-    loop = (predicate, state)
-    return lax.while_loop(lambda loop: loop[0], lambda loop: (jnp.zeros_like(loop[0]), function(loop[1])), loop)[1]
-
-
 def _sizes(lanes: list[Array], most: int, part_bytes: int, parts: int) -> _Sizes:
     """Of a part a multiple of 8 where there are many lanes, so that a lane's arithmetic is that of any other."""
     bytes_a_lane = max(1, sum(leaf.size * leaf.dtype.itemsize for leaf in lanes) // len(lanes[0]))
@@ -148,3 +142,24 @@ def _rounds(
     first = jnp.arange(num_groups * size).reshape(num_groups, size)
     state = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:num_lanes], lax.map(begin, first))
     return lax.while_loop(lambda state: jnp.any(jax.vmap(unfinished)(state)), one_round, state)
+
+
+def at_most_once(predicate: Array, function: Callable[[Any], Any], state: Any) -> Any:
+    """``function(state)`` if ``predicate`` else ``state``; under vmap nothing is computed where no lane needs it."""
+    loop = (predicate, state)
+    return lax.while_loop(lambda loop: loop[0], lambda loop: (jnp.zeros_like(loop[0]), function(loop[1])), loop)[1]
+
+
+@jax.custom_batching.custom_vmap
+def is_alone(value: Array) -> Array:
+    """True; under ``vmap`` over ``value`` False.
+
+    >>> is_alone(jnp.zeros(2)).item(), jax.vmap(is_alone)(jnp.zeros(2)).tolist()
+    (True, [False, False])
+    """
+    return jnp.bool_(True)
+
+
+@is_alone.def_vmap
+def _(num_lanes, in_batched, value):
+    return jnp.bool_(False), False

@@ -35,7 +35,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxmodels.numerics import qr
 from jaxmodels.numerics.centered import rounding_of
-from jaxmodels.numerics.lanes import at_most_once
+from jaxmodels.numerics.lanes import at_most_once, is_alone
 from jaxmodels.numerics.problem import matmul
 from jaxmodels.numerics.row_parts import over_parts, sum_of_parts
 
@@ -304,7 +304,7 @@ def _step(loss: Loss, problem: Problem, state: _State, tolerance: Array) -> _Sta
     factor, worn = state.factor, jnp.bool_(True)
     if reused:
         factor, worn = _updated(factor, direction, state.slope, slope)
-        worn |= length < 1
+        worn |= (length < 1) | ~is_alone(slope)  # lanes would wait for one another's factors
     solved = Solved(coefficients, outputs, state.triangle.kept, error, state.solved.num_steps + 1, ending)
     return _State(solved, value, slope, state.triangle, factor, worn)
 
@@ -329,7 +329,7 @@ def _ending(
 
 
 def _is_reused(problem: Problem) -> bool:
-    """Whether a factor serves for several steps: where its Gram matrix costs many times what a step costs else."""
+    """Whether a factor serves for several steps: its Gram matrix costs many times the rest of a step."""
     return problem.x.size >= LARGE and len(problem.center) >= WIDE
 
 
