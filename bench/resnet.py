@@ -10,9 +10,9 @@ first call, which compiles, is told apart. On a GPU also bfloat16 (torch: autoca
 all take by default there (TF32). A peer that is not installed is left out.
 
 Last run, two quiet Zen cores, jax 0.10.2, 224 px, ratios to torch 2.13.0, TensorFlow 2.21.0 and ONNX Runtime 1.32.0:
-inference of 8 images 0.81, 0.97, 1.23, of one 0.78, 0.77, 1.30, of 8 in bfloat16 0.14 to torch; a
-training step of 8 images beside torch alone 0.98 (0.95 to 1.00), beside all 1.25 (0.96 to 1.49) and 1.01. Memory of the
-process in a training step 1.23 to 1.44 of torch's, some 340 MB of which LLVM left behind: where the compiled step came
+inference of 8 images 0.81, 0.97, 1.23, of one 0.78, 0.77, 1.30, of 8 in bfloat16 0.14 to torch; a training step of 8
+images beside torch alone 0.91 (0.87 to 0.96), beside both 0.98 (0.88 to 1.14) and 0.83. Memory of the process in a
+training step 1.20 to 1.23 of torch's, some 340 MB of which LLVM left behind: where the compiled step came
 from the persistent cache it holds 1.56 GB in place of 1.91.
 """
 
