@@ -78,9 +78,7 @@ def _try(loss: Loss, problem: Problem, state: _State, tolerance: Array) -> _Stat
     solved, direction = state.solved, state.direction
     there = solved.coefficients + direction
     at = _look(loss, problem, there)
-    eps = float(jnp.finfo(at.value.dtype).eps)
-    slack = eps * (jnp.abs(state.value) + jnp.abs(problem.saturated)) * max(8.0, len(problem.weights) ** 0.5)
-    good = at.value <= state.value + slack
+    good = at.value <= state.value + newton.slack(problem, state.value)
     short = jnp.all(jnp.abs(direction) <= 0.5**newton.MAX_HALVINGS * (1 + jnp.abs(solved.coefficients)))
     ending = jnp.where(good & (at.size <= tolerance**1.5), CONVERGED, jnp.where(~good & short, STALLED, RUNNING))
     after = Solved(
@@ -124,7 +122,6 @@ def _score(loss: Loss, problem: Problem, coefficients: Array) -> Array:
     design = newton.design(problem)
     weighted = jnp.sqrt(jnp.where(problem.weights > 0, problem.weights, 1))[:, None] * root * design
     weighted = jnp.where(problem.weights[:, None] > 0, weighted, 0)
-    penalty = jnp.diag(problem.penalty) * problem.coupling[0, 0] ** 2
-    information = matmul(weighted.T, weighted) + penalty
+    information = matmul(weighted.T, weighted) + newton.penalty_matrix(problem)
     lengths = jnp.sum(design * jnp.linalg.solve(information, design.T).T, axis=1)
     return _corrected(loss, problem, coefficients, lengths)

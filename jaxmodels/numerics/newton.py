@@ -220,6 +220,12 @@ def value(loss: Loss, problem: Problem, coefficients: Array, outputs: Array) -> 
     return total + jnp.sum(_penalty_slope(problem, coefficients) * coefficients) / 2
 
 
+def slack(problem: Problem, value: Array) -> Array:
+    """By how much rounding may raise a value."""
+    eps = float(jnp.finfo(value.dtype).eps)
+    return eps * (jnp.abs(value) + jnp.abs(problem.saturated)) * max(8.0, len(problem.weights) ** 0.5)
+
+
 def information_triangle(loss: Loss, problem: Problem, outputs: Float[Array, "n k"]) -> qr.Triangle:
     """R with ``R'R`` the expected information and the penalty, in the order of ``b [k, p]`` flattened."""
     root = loss.root(outputs, problem.targets, problem.parameter)
@@ -296,11 +302,7 @@ def _step(loss: Loss, problem: Problem, state: _State, tolerance: Array) -> _Sta
     # Without a gain along the direction of a factor that has served there may be one along that of its successor.
     ending = jnp.where((ending == RUNNING) & (length == 0) & state.worn, STALLED, ending).astype(jnp.int32)
     coefficients = coefficients + length * direction
-
-    def with_own_slope(_):
-        return look(loss, problem, coefficients)
-
-    outputs, slope = at_most_once(length < 1, with_own_slope, (aimed, aimed_slope))
+    outputs, slope = at_most_once(length < 1, lambda _: look(loss, problem, coefficients), (aimed, aimed_slope))
     factor, worn = state.factor, jnp.bool_(True)
     if reused:
         factor, worn = _updated(factor, direction, state.slope, slope)
@@ -350,8 +352,6 @@ def _updated(factor: Array, step: Array, before: Array, after: Array) -> tuple[A
 
 def _halved(loss: Loss, problem: Problem, state: _State, direction: Array, aimed: Array) -> tuple[Array, Array]:
     """The first of 1, 1/2, 1/4, ... of the step that does not raise the objective, else 0; and the value there."""
-    eps = float(jnp.finfo(state.value.dtype).eps)
-    slack = eps * (jnp.abs(state.value) + jnp.abs(problem.saturated)) * max(8.0, len(problem.weights) ** 0.5)
 
     def value_at(length):
         outputs = state.solved.outputs + length * (aimed - state.solved.outputs)
@@ -359,7 +359,7 @@ def _halved(loss: Loss, problem: Problem, state: _State, direction: Array, aimed
 
     def too_long(trial):
         length, value = trial
-        return ~(value <= state.value + slack) & (length > 0)
+        return ~(value <= state.value + slack(problem, state.value)) & (length > 0)
 
     def halve(trial):
         length = jnp.where(trial[0] > 0.5**MAX_HALVINGS, trial[0] / 2, 0)
