@@ -6,9 +6,9 @@ A step solves with the triangular factor of ``[W^1/2 z]``, never with an inverte
 information W is not the second derivative, that one is factored in the basis of the first, so that steps are downhill
 and still converge quadratically. The digits of the solution are those of the score, computed anew in each step.
 
-Of a large problem the Gram matrix costs many times what the score does. There a factor serves for several steps, each
-of which brings it nearer to the true one by the change of the score that it has seen (BFGS in product form); where
-they gain too little it is taken anew.
+Of a large problem the Gram matrix costs many times what the score does. There it is summed in float32 where that is
+enough for a step, and a factor serves for several, each of which brings it nearer to the true one by the change of the
+score that it has seen (BFGS in product form); where they gain too little it is taken anew.
 
 It stops when the coming step of Newton's method is at most ``tolerance`` standard errors in every direction (and takes
 that step) or when the one after it is foretold to be about the square of that, so that units, scale and the number of
@@ -226,8 +226,11 @@ def slack(problem: Problem, value: Array) -> Array:
     return eps * (jnp.abs(value) + jnp.abs(problem.saturated)) * max(8.0, len(problem.weights) ** 0.5)
 
 
-def information_triangle(loss: Loss, problem: Problem, outputs: Float[Array, "n k"]) -> qr.Triangle:
-    """R with ``R'R`` the expected information and the penalty, in the order of ``b [k, p]`` flattened."""
+def information_triangle(loss: Loss, problem: Problem, outputs: Array, rough: bool = False) -> qr.Triangle:
+    """R with ``R'R`` the expected information and the penalty, in the order of ``b [k, p]`` flattened.
+
+    ``rough``: to the digits of a step; a well-conditioned matrix is then summed in float32.
+    """
     root = loss.root(outputs, problem.targets, problem.parameter)
     root = jnp.where(problem.weights[:, None, None] > 0, jnp.sqrt(problem.weights)[:, None, None] * root, 0)
     size = root.shape[1] * len(problem.center)
@@ -246,6 +249,7 @@ def information_triangle(loss: Loss, problem: Problem, outputs: Float[Array, "n 
         rounding=rounding,
         num_rows=root.shape[2] * jnp.sum(problem.weights > 0),
         trusted=max(qr.WELL_CONDITIONED * size, (GRAM_LOSS / error) ** 0.5),
+        try_float32=qr.WELL_CONDITIONED * size if rough and root.dtype == jnp.float64 else 0.0,
     )
 
 
@@ -253,9 +257,9 @@ def penalty_matrix(problem: Problem) -> Float[Array, "kp kp"]:
     return jnp.kron(matmul(problem.coupling.T, problem.coupling), jnp.diag(problem.penalty))
 
 
-def hessian_factor(loss: Loss, problem: Problem, outputs: Float[Array, "n k"]) -> tuple[Array, qr.Triangle]:
+def hessian_factor(loss: Loss, problem: Problem, outputs: Array, rough: bool = False) -> tuple[Array, qr.Triangle]:
     """``F`` with ``F F' = H^-1``; where H is not positive definite the expected information's."""
-    triangle = information_triangle(loss, problem, outputs)
+    triangle = information_triangle(loss, problem, outputs, rough)
     if loss.curvature is None:
         return triangle.inverse, triangle
     return _observed_factor(loss, problem, outputs, triangle), triangle
@@ -289,7 +293,7 @@ def _apply(factor: Array, vectors: Array) -> Array:
 
 def _step(loss: Loss, problem: Problem, state: _State, tolerance: Array) -> _State:
     def with_new_factor(state):
-        factor, triangle = hessian_factor(loss, problem, state.solved.outputs)
+        factor, triangle = hessian_factor(loss, problem, state.solved.outputs, reused)
         return state._replace(factor=factor, triangle=triangle)
 
     reused = _is_reused(problem)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxmodels.numerics.lanes import at_most_once
 from jaxmodels.numerics.row_parts import sum_of_parts
 
 # A factor whose condition (Frobenius, unit columns) is below this many times d has lost no digits that count.
@@ -103,6 +104,7 @@ def triangle(
     rounding: Float[Array, " d"] | float = 0.0,
     num_rows: Int[Array, ""] | None = None,
     trusted: float | None = None,
+    try_float32: float = 0.0,
     transposed: bool = False,
 ) -> Triangle:
     """The triangular factor: ``R'R = A'A + P``.
@@ -124,6 +126,8 @@ def triangle(
       num_rows: bound on the rank of ``A``, where less than n: the rows that are not zero.
       trusted: the condition (Frobenius, of columns of length 1) up to which the factor of a Gram matrix is good
         enough. Default: ``WELL_CONDITIONED * d``, which is the best that can be had.
+      try_float32: the condition up to which the factor of a Gram matrix in float32, which takes half the time, is good
+        enough. Default: none is.
       transposed: whether ``matrix`` is ``A'``, of shape ``[d, n]``.
 
     >>> matrix = jnp.array([[3.0, 6.0, 1.0], [4.0, 8.0, 1.0]])
@@ -143,8 +147,13 @@ def triangle(
         most = MAX_PASSES + jnp.sum(~state.triangle.kept)
         return (state.condition > trusted) & (state.triangle.num_passes < most)
 
+    if try_float32:
+        state = _first_pass(whole, limits, jnp.float32)
+        state = at_most_once(state.condition > try_float32, lambda _: _first_pass(whole, limits), state)
+    else:
+        state = _first_pass(whole, limits)
     # Where the first pass is enough for all lanes, nothing else is done.
-    return lax.while_loop(unfinished, lambda state: _pass(whole, state, limits), _first_pass(whole, limits)).triangle
+    return lax.while_loop(unfinished, lambda state: _pass(whole, state, limits), state).triangle
 
 
 def growth(num_columns: int) -> float:
@@ -152,11 +161,11 @@ def growth(num_columns: int) -> float:
     return max(1.0, num_columns / FEW)
 
 
-def _first_pass(matrix: _Matrix, limits: _Limits) -> _State:
+def _first_pass(matrix: _Matrix, limits: _Limits, dtype: Any = None) -> _State:
     """With the columns as they are; as if it had not been, where their squares leave the range of the dtype."""
-    gram = _gram(matrix, None)
-    safe = jnp.all(squares_are_safe(_diagonal(gram)))
-    upper, inverse, condition = _cholesky(gram, matrix.shape[0])
+    gram = _gram(matrix, None, dtype)
+    safe = jnp.all(squares_are_safe(_diagonal(gram), dtype))
+    upper, inverse, condition = _cholesky(gram, matrix.shape[0], dtype)
     after = _State(Triangle(upper, inverse, jnp.ones(len(gram), bool), jnp.int32(1)), condition, safe)
     if not limits.below_lift:
         after = _without_dependent(after, limits)
@@ -222,14 +231,15 @@ def product(a: Float[Array, "k d"], b: Float[Array, "d *m"]) -> Float[Array, "k 
     return functools.reduce(jnp.add, terms)
 
 
-def _gram(matrix: _Matrix, inverse: Array | None) -> Array:
-    """Of ``A`` or ``A R^-1``."""
+def _gram(matrix: _Matrix, inverse: Array | None, dtype: Any = None) -> Array:
+    """Of ``A`` or ``A R^-1``, summed in ``dtype``."""
     penalty = matrix.penalty
 
     def of_run(*arrays):
         rows = matrix.rows.make(*arrays)
         rows = rows if inverse is None else product(rows, inverse)
-        return product(rows.T, rows)
+        summed = rows if dtype is None else rows.astype(dtype)
+        return product(summed.T, summed).astype(rows.dtype)
 
     if matrix.transposed:
         values = matrix.rows.all if inverse is None else product(inverse.T, matrix.rows.all)
@@ -255,9 +265,9 @@ def _of_columns(columns: Array) -> Array:
     return lax.platform_dependent(columns, cpu=one_by_one, default=at_once)
 
 
-def squares_are_safe(squares: Array) -> Array:
-    """Which are far from the ends of the range of their dtype."""
-    limits = jnp.finfo(squares.dtype)
+def squares_are_safe(squares: Array, dtype: Any = None) -> Array:
+    """Which are far from the ends of the range of ``dtype``, by default their own."""
+    limits = jnp.finfo(dtype or squares.dtype)
     least, most = float(limits.tiny) / float(limits.eps) ** 2, float(limits.max) ** 0.75
     return (squares > least) & (squares < most)
 
@@ -284,8 +294,8 @@ def _diagonal(matrix: Array) -> Array:
     return jnp.stack([matrix[i, i] for i in range(len(matrix))]) if len(matrix) <= SMALL else jnp.diagonal(matrix)
 
 
-def _cholesky(gram: Array, num_rows: int) -> tuple[Array, Array, Array]:
-    """R, its inverse and the condition of unit columns. Pivots that rounding could have made are lifted."""
+def _cholesky(gram: Array, num_rows: int, dtype: Any = None) -> tuple[Array, Array, Array]:
+    """R, its inverse and the condition of unit columns. Pivots that rounding in ``dtype`` could have made are lifted."""
     num_columns = len(gram)
     squares = _diagonal(gram)
     length = jnp.sqrt(squares)
@@ -293,7 +303,7 @@ def _cholesky(gram: Array, num_rows: int) -> tuple[Array, Array, Array]:
     # A column of zeros stands in as a unit vector, and its row of R comes out zero.
     unit = gram * scale[:, None] * scale
     unit = jnp.where(jnp.eye(num_columns, dtype=bool) & (squares == 0), 1, unit)
-    lift = gram_error(gram.dtype, num_rows, num_columns)
+    lift = gram_error(dtype or gram.dtype, num_rows, num_columns)
     upper, inverse, condition = (_small_cholesky if num_columns <= SMALL else _large_cholesky)(unit, lift)
     return upper * length, inverse * scale[:, None], condition
 
