@@ -144,10 +144,19 @@ def _rounds(
     return lax.while_loop(lambda state: jnp.any(jax.vmap(unfinished)(state)), one_round, state)
 
 
-def at_most_once(predicate: Array, function: Callable[[Any], Any], state: Any) -> Any:
-    """``function(state)`` if ``predicate`` else ``state``; under vmap nothing is computed where no lane needs it."""
-    loop = (predicate, state)
-    return lax.while_loop(lambda loop: loop[0], lambda loop: (jnp.zeros_like(loop[0]), function(loop[1])), loop)[1]
+def at_most_once(predicate: Array, function: Callable[..., Any], state: Any, *inputs: Any) -> Any:
+    """``function(state, *inputs)`` if ``predicate`` else ``state``; under vmap nothing is computed where no lane needs
+    it.
+
+    Do not let ``function`` close over what it needs: XLA moves out of a loop what does not change in it, and all would
+    pay for what few need.
+    """
+
+    def body(loop):
+        (_, state), own = lax.optimization_barrier((loop, inputs))
+        return jnp.zeros_like(predicate), function(state, *own)
+
+    return lax.while_loop(lambda loop: loop[0], body, (predicate, state))[1]
 
 
 @jax.custom_batching.custom_vmap

@@ -306,7 +306,11 @@ def _step(loss: Loss, problem: Problem, state: _State, tolerance: Array) -> _Sta
     # Without a gain along the direction of a factor that has served there may be one along that of its successor.
     ending = jnp.where((ending == RUNNING) & (length == 0) & state.worn, STALLED, ending).astype(jnp.int32)
     coefficients = coefficients + length * direction
-    outputs, slope = at_most_once(length < 1, lambda _: look(loss, problem, coefficients), (aimed, aimed_slope))
+
+    def look_again(_, problem, coefficients):
+        return look(loss, problem, coefficients)
+
+    outputs, slope = at_most_once(length < 1, look_again, (aimed, aimed_slope), problem, coefficients)
     factor, worn = state.factor, jnp.bool_(True)
     if reused:
         factor, worn = _updated(factor, direction, state.slope, slope)

@@ -74,6 +74,9 @@ class _Matrix(NamedTuple):
         num_rows, num_columns = jax.eval_shape(self.rows.make, *self.rows.arrays).shape
         return (num_columns, num_rows) if self.transposed else (num_rows, num_columns)
 
+    def of(self, arrays: tuple[Array, ...]) -> _Matrix:
+        return self._replace(rows=self.rows._replace(arrays=arrays))
+
 
 class _State(NamedTuple):
     triangle: Triangle
@@ -147,9 +150,12 @@ def triangle(
         most = MAX_PASSES + jnp.sum(~state.triangle.kept)
         return (state.condition > trusted) & (state.triangle.num_passes < most)
 
+    def in_full(_, arrays):
+        return _first_pass(whole.of(arrays), limits)
+
     if try_float32:
         state = _first_pass(whole, limits, jnp.float32)
-        state = at_most_once(state.condition > try_float32, lambda _: _first_pass(whole, limits), state)
+        state = at_most_once(state.condition > try_float32, in_full, state, rows.arrays)
     else:
         state = _first_pass(whole, limits)
     # Where the first pass is enough for all lanes, nothing else is done.
@@ -165,7 +171,7 @@ def _first_pass(matrix: _Matrix, limits: _Limits, dtype: Any = None) -> _State:
     """With the columns as they are; as if it had not been, where their squares leave the range of the dtype."""
     gram = _gram(matrix, None, dtype)
     safe = jnp.all(squares_are_safe(_diagonal(gram), dtype))
-    upper, inverse, condition = _cholesky(gram, matrix.shape[0], dtype)
+    upper, inverse, condition = cholesky(gram, matrix.shape[0], dtype)
     after = _State(Triangle(upper, inverse, jnp.ones(len(gram), bool), jnp.int32(1)), condition, safe)
     if not limits.below_lift:
         after = _without_dependent(after, limits)
@@ -177,12 +183,12 @@ def _pass(matrix: _Matrix, state: _State, limits: _Limits) -> _State:
     """R and its inverse with the factor of the Gram matrix of ``A R^-1`` multiplied in."""
     # Bound to the state: XLA moves out of a loop what does not change in it, and all would pay for what few need.
     arrays, state = lax.optimization_barrier((matrix.rows.arrays, state))
-    matrix = matrix._replace(rows=matrix.rows._replace(arrays=arrays))
+    matrix = matrix.of(arrays)
     scale = _column_scale(_largest(matrix))
     before = state.triangle
     upper = jnp.where(state.scaled, before.upper, jnp.diag(1 / scale))
     inverse = jnp.where(state.scaled, before.inverse, jnp.diag(scale))
-    new_upper, new_inverse, condition = _cholesky(_gram(matrix, inverse), matrix.shape[0])
+    new_upper, new_inverse, condition = cholesky(_gram(matrix, inverse), matrix.shape[0])
     upper, inverse = product(new_upper, upper), product(inverse, new_inverse)
     after = _State(Triangle(upper, inverse, before.kept, before.num_passes + 1), condition, jnp.bool_(True))
     return _without_dependent(after, limits)
@@ -243,7 +249,7 @@ def _gram(matrix: _Matrix, inverse: Array | None, dtype: Any = None) -> Array:
 
     if matrix.transposed:
         values = matrix.rows.all if inverse is None else product(inverse.T, matrix.rows.all)
-        gram = _of_columns(values)
+        gram = gram_of_columns(values)
     else:
         gram = sum_of_parts(of_run, *matrix.rows.arrays)
     if penalty is None:
@@ -251,7 +257,7 @@ def _gram(matrix: _Matrix, inverse: Array | None, dtype: Any = None) -> Array:
     return gram + (penalty if inverse is None else product(inverse.T, product(penalty, inverse)))
 
 
-def _of_columns(columns: Array) -> Array:
+def gram_of_columns(columns: Array) -> Array:
     """``A'A``. Of few columns one at a time: as one product XLA:CPU gives it to threads, for which it is too small."""
 
     def one_by_one(columns):
@@ -294,8 +300,11 @@ def _diagonal(matrix: Array) -> Array:
     return jnp.stack([matrix[i, i] for i in range(len(matrix))]) if len(matrix) <= SMALL else jnp.diagonal(matrix)
 
 
-def _cholesky(gram: Array, num_rows: int, dtype: Any = None) -> tuple[Array, Array, Array]:
-    """R, its inverse and the condition of unit columns. Pivots that rounding in ``dtype`` could have made are lifted."""
+def cholesky(gram: Array, num_rows: int, dtype: Any = None) -> tuple[Array, Array, Array]:
+    """R, its inverse and the condition of unit columns. Pivots that rounding, in ``dtype``, could have made are lifted.
+
+    ``num_rows`` is how many were added up.
+    """
     num_columns = len(gram)
     squares = _diagonal(gram)
     length = jnp.sqrt(squares)
