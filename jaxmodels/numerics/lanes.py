@@ -2,15 +2,14 @@
 
 Under ``vmap`` a ``while_loop`` runs until its last lane is done, and all lanes pay for every turn. Here lanes run in
 groups for a few turns; then those that are not done are moved together, and only the groups that they fill go on.
-What a turn needs of a lane is gathered once a round. A turn first looks, at all the data of a lane: so many lanes at a
-time as stay in the cache of a CPU. Then it decides, from the little that was seen, for the whole group at once: many
-short operations, each of which takes its time to start.
+What a turn needs of a lane is gathered once a round. A group has so many lanes as stay in the caches of a CPU, and
+are enough for its cores.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,45 +19,31 @@ from jaxtyping import Array
 PyTree = Any
 
 TURNS_A_ROUND = 3
-# What the inputs of lanes that look together take, and in how many such parts a group has how many lanes at most: a
-# group runs on while one lane does.
-CPU_PART_BYTES, PART_BYTES = 2**16, 2**27
-CPU_PARTS, PARTS = 8, 1
+# What the inputs of a group's lanes take, and how many there are at most: a group runs on while one lane does.
+CPU_GROUP_BYTES, GROUP_BYTES = 2**20, 2**27
 CPU_GROUP_LANES, GROUP_LANES = 512, 2**17
 
 
-class _Sizes(NamedTuple):
-    """In lanes."""
-
-    group: int
-    part: int
-
-
-def loop(start: Callable, look: Callable, turn: Callable, unfinished: Callable) -> Callable[[PyTree], PyTree]:
-    """``state = start(inputs); while unfinished(state): state = turn(inputs, state, look(inputs, state))``.
+def loop(start: Callable, turn: Callable, unfinished: Callable) -> Callable[[PyTree], PyTree]:
+    """``state = start(inputs); while unfinished(state): state = turn(inputs, state)``.
 
     Args:
       start: ``inputs -> state``.
-      look: ``(inputs, state) -> seen``, small.
-      turn: ``(inputs, state, seen) -> state`` of the same shapes.
+      turn: ``(inputs, state) -> state`` of the same shapes.
       unfinished: ``state -> bool``.
 
     Returns:
-      ``inputs -> state``; under ``vmap``, lanes come and go as said above. None of the four closes over a traced value.
+      ``inputs -> state``; under ``vmap``, lanes come and go as said above. None of the three closes over a traced
+      value.
 
-    >>> halve = loop(
-    ...     lambda x: (x, 0),
-    ...     lambda x, state: state[0] / 2,
-    ...     lambda x, state, half: (half, state[1] + 1),
-    ...     lambda state: state[0] > 1,
-    ... )
+    >>> halve = loop(lambda x: (x, 0), lambda x, state: (state[0] / 2, state[1] + 1), lambda state: state[0] > 1)
     >>> [each.tolist() for each in jax.vmap(halve)(jnp.array([1.0, 8.0, 3.0]))]
     [[1.0, 1.0, 0.75], [0, 3, 2]]
     """
 
     @jax.custom_batching.custom_vmap
     def alone(inputs):
-        return lax.while_loop(unfinished, lambda state: turn(inputs, state, look(inputs, state)), start(inputs))
+        return lax.while_loop(unfinished, lambda state: turn(inputs, state), start(inputs))
 
     @alone.def_vmap
     def together(num_lanes, in_batched, inputs):
@@ -72,37 +57,32 @@ def loop(start: Callable, look: Callable, turn: Callable, unfinished: Callable) 
                 [next(own) if is_batched else leaf for leaf, is_batched in zip(leaves, batched, strict=True)]
             )
 
-        def advance(lane, state, seen):
+        def advance(lane, state):
             going = unfinished(state)
-            after = turn(whole(lane), state, seen)
+            after = turn(whole(lane), state)
             return jax.tree.map(lambda new, old: jnp.where(going, new, old), after, state)
 
-        def rounds(part_bytes, parts, group_lanes):
-            sizes = _sizes(lanes, min(num_lanes, group_lanes), part_bytes, parts)
-            steps = (lambda lane: start(whole(lane)), lambda each: look(whole(each[0]), each[1]), advance, unfinished)
-            return lambda lanes: _rounds(*steps, lanes, sizes)
+        def rounds(group_bytes, group_lanes):
+            size = _group_size(lanes, group_bytes, group_lanes)
+            return lambda lanes: _rounds(lambda lane: start(whole(lane)), advance, unfinished, lanes, size)
 
         state = lax.platform_dependent(
-            lanes,
-            cpu=rounds(CPU_PART_BYTES, CPU_PARTS, CPU_GROUP_LANES),
-            default=rounds(PART_BYTES, PARTS, GROUP_LANES),
+            lanes, cpu=rounds(CPU_GROUP_BYTES, CPU_GROUP_LANES), default=rounds(GROUP_BYTES, GROUP_LANES)
         )
         return state, jax.tree.map(lambda _: True, state)
 
     return alone
 
 
-def _sizes(lanes: list[Array], most: int, part_bytes: int, parts: int) -> _Sizes:
-    """Of a part a multiple of 8 where there are many lanes, so that a lane's arithmetic is that of any other."""
-    bytes_a_lane = max(1, sum(leaf.size * leaf.dtype.itemsize for leaf in lanes) // len(lanes[0]))
-    part = min(most, max(8, part_bytes // bytes_a_lane // 8 * 8))
-    return _Sizes(part * min(parts, max(1, most // part)), part)
+def _group_size(lanes: list[Array], group_bytes: int, group_lanes: int) -> int:
+    """A multiple of 8 where there are many lanes, so that a lane's arithmetic is that of any other."""
+    num_lanes = len(lanes[0])
+    bytes_a_lane = max(1, sum(leaf.size * leaf.dtype.itemsize for leaf in lanes) // num_lanes)
+    return min(num_lanes, group_lanes, max(8, group_bytes // bytes_a_lane // 8 * 8))
 
 
-def _rounds(
-    start: Callable, look: Callable, advance: Callable, unfinished: Callable, lanes: list[Array], sizes: _Sizes
-) -> PyTree:
-    num_lanes, size = len(lanes[0]), sizes.group
+def _rounds(start: Callable, advance: Callable, unfinished: Callable, lanes: list[Array], size: int) -> PyTree:
+    num_lanes = len(lanes[0])
     num_groups = -(-num_lanes // size)
 
     def take(tree, index):
@@ -122,8 +102,7 @@ def _rounds(
             return (carry[0] < TURNS_A_ROUND) & jnp.any(jax.vmap(unfinished)(carry[1]))
 
         def one_turn(carry):
-            seen = lax.map(look, (own, carry[1]), batch_size=sizes.part)
-            return carry[0] + 1, jax.vmap(advance)(own, carry[1], seen)
+            return carry[0] + 1, jax.vmap(advance)(own, carry[1])
 
         return lax.while_loop(go_on, one_turn, (0, take(state, index)))[1]
 

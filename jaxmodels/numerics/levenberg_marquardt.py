@@ -30,6 +30,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxmodels.core import Status
 from jaxmodels.numerics import qr
+from jaxmodels.numerics.lanes import at_most_once
 from jaxmodels.numerics.problem import matmul
 from jaxmodels.numerics.qr import product
 from jaxmodels.numerics.robust import LEAST_CURVATURE, Rho
@@ -97,15 +98,10 @@ def unfinished(state: State) -> Array:
     return state.status == RUNNING
 
 
-def look(problem: Problem, state: State) -> Linearised:
-    """At the trial point."""
-    return _hold(problem, linearise(problem, state.trial))
-
-
-def turn(problem: Problem, state: State, new: Linearised) -> State:
-    """Move to the trial point or not, and choose the next."""
-    q = problem.num_linear
-    at, first = state.at, state.num_steps == 0
+def turn(problem: Problem, state: State) -> State:
+    """Look at the trial point, move to it or not, and choose the next."""
+    q, at, new = problem.num_linear, state.at, look(problem, state)
+    first = state.num_steps == 0
     step = (state.trial - at.params)[q:]
     gain = jnp.where(first, jnp.where(jnp.isfinite(new.cost), 1, -1), _gain(problem, at, new, step))
     taken = gain > LEAST_GAIN
@@ -136,32 +132,71 @@ def turn(problem: Problem, state: State, new: Linearised) -> State:
 # The linear model ----------------------------------------------------------------------------------------------------
 
 
+def look(problem: Problem, state: State) -> Linearised:
+    """At the trial point, whose linear part is first put where it is best.
+
+    In the basis that the last factor gives the Jacobian is nearly orthonormal, so that one Gram matrix is enough.
+    """
+    params = _with_best_linear(problem, state.trial)
+    upper, inverse = _basis(state.at)
+    cost, residuals, jacobian = _model(problem, params, inverse)
+    gram, descent = qr.gram_of_columns(jacobian), matmul(jacobian, residuals)
+    new_upper, new_inverse, condition = qr.cholesky(gram, 1)
+    upper, inverse = product(new_upper, upper), product(inverse, new_inverse)
+    new = _finite(Linearised(params, cost, upper, inverse, product(new_inverse.T, descent)))
+    distinct = jnp.diagonal(upper) > qr.DEPENDENT * float(jnp.finfo(upper.dtype).eps) * jnp.linalg.norm(upper, axis=0)
+    # NaN compares false.
+    sound = (condition <= _trusted(upper.dtype)) & jnp.all(qr.squares_are_safe(jnp.diagonal(gram)) & distinct)
+    doubtful = jnp.isfinite(cost) & ~sound
+    new = at_most_once(doubtful, lambda _, params: linearise(problem, params), new, params)
+    return _hold(problem, new)
+
+
 def linearise(problem: Problem, params: Float[Array, " p"]) -> Linearised:
-    """The residuals and their Jacobian at ``params``, whose linear part is first put where it is best."""
+    """By a factor that loses no digits, whatever the Jacobian."""
+    cost, residuals, jacobian = _model(problem, params, jnp.eye(len(params), dtype=params.dtype))
+    triangle = _triangle(jacobian)
+    rotated = product(triangle.inverse.T, matmul(jacobian, residuals))
+    return _finite(Linearised(params, cost, triangle.upper, triangle.inverse, rotated))
+
+
+def _basis(at: Linearised) -> tuple[Array, Array]:
+    """R and its inverse at a point nearby, in whose columns a Jacobian is nearly orthonormal; else the identity."""
+    identity = jnp.eye(len(at.upper), dtype=at.upper.dtype)
+    whole = jnp.all(jnp.diagonal(at.inverse) != 0)
+    return jnp.where(whole, at.upper, identity), jnp.where(whole, at.inverse, identity)
+
+
+def _finite(at: Linearised) -> Linearised:
+    """With an infinite cost where something is not finite."""
+    finite = jnp.isfinite(at.cost) & jnp.all(jnp.isfinite(at.rotated))
+    upper, inverse, rotated = (jnp.where(finite, each, 0) for each in (at.upper, at.inverse, at.rotated))
+    return Linearised(at.params, jnp.where(finite, at.cost, jnp.inf), upper, inverse, rotated)
+
+
+def _with_best_linear(problem: Problem, params: Array) -> Array:
     q = problem.num_linear
-    if q:
-        residuals, jacobian = rows(problem, params, q)
-        factor = _triangle(jacobian).inverse
-        params = params.at[:q].add(product(factor, product(factor.T, matmul(jacobian, residuals))))
-    residuals, jacobian = rows(problem, params, len(params))
+    if not q:
+        return params
+    residuals, jacobian = rows(problem, params, jnp.eye(len(params), q, dtype=params.dtype))
+    factor = _triangle(jacobian).inverse
+    return params.at[:q].add(product(factor, product(factor.T, matmul(jacobian, residuals))))
+
+
+def _model(problem: Problem, params: Array, basis: Array) -> tuple[Array, Array, Array]:
+    """The cost, and residuals and Jacobian of the squares that are like it nearby, in a basis of the parameters."""
+    residuals, jacobian = rows(problem, params, basis)
     rho = problem.loss(residuals**2)
     curvature = jnp.maximum(rho.curvature, LEAST_CURVATURE * rho.slope)
     root = jnp.sqrt(curvature)
-    jacobian = root * jacobian
     residuals = jnp.where(curvature > 0, residuals * rho.slope / jnp.where(curvature > 0, root, 1), 0)
-    cost, descent = jnp.sum(rho.value), matmul(jacobian, residuals)
-    # A derivative that is not finite shows here too, whatever it is multiplied with.
-    finite = jnp.isfinite(cost) & jnp.all(jnp.isfinite(descent))
-    triangle = _triangle(jacobian)
-    rotated = product(triangle.inverse.T, descent)
-    upper, inverse, rotated = (jnp.where(finite, each, 0) for each in (triangle.upper, triangle.inverse, rotated))
-    return Linearised(params, jnp.where(finite, cost, jnp.inf), upper, inverse, rotated)
+    return jnp.sum(rho.value), residuals, root * jacobian
 
 
-def rows(problem: Problem, params: Array, num_columns: int) -> tuple[Array, Array]:
-    """``r`` and ``-dr/db``, a row for each of the first parameters."""
+def rows(problem: Problem, params: Array, basis: Float[Array, "p k"]) -> tuple[Array, Array]:
+    """``r`` and ``-dr/db`` times each column of ``basis``, a row for each."""
     residuals, push = jax.linearize(problem.residuals, params)
-    return residuals, -jax.vmap(push)(jnp.eye(len(params), dtype=params.dtype)[:num_columns])
+    return residuals, -jax.vmap(push)(basis.T)
 
 
 def _triangle(jacobian: Array) -> qr.Triangle:
@@ -218,19 +253,20 @@ def _nonlinear(problem: Problem, at: Linearised) -> _Nonlinear:
 def _damped_step(problem: Problem, state: State) -> tuple[Array, Array]:
     """The step of the length of the radius, to a tenth, and its damping (Moré 1978, section 5)."""
     at, scale, radius = _nonlinear(problem, state.at), state.scale, state.radius
-    newton = product(at.inverse, at.rotated)
-    gradient = product(at.upper.T, at.rotated)
-    most = jnp.linalg.norm(gradient / scale) / radius
-    inside = jnp.linalg.norm(scale * newton) <= 1.1 * radius
+    # In units of the scale, in which no column is longer than 1.
+    upper, newton = at.upper / scale, scale * product(at.inverse, at.rotated)
+    gradient = product(upper.T, at.rotated)
+    most = jnp.linalg.norm(gradient) / radius
+    inside = jnp.linalg.norm(newton) <= 1.1 * radius
     first = jnp.where((state.damping > 0) & (state.damping <= most), state.damping, 1e-3 * most)
 
     def improve(carry):
         count, _, _, damping, low, high, _ = carry
-        factor = qr.triangle(at.upper, penalty=damping * scale**2, trusted=_trusted(scale.dtype)).inverse
+        factor = _damped_factor(upper, damping)
         step = product(factor, product(factor.T, gradient))
-        length = jnp.linalg.norm(scale * step)
+        length = jnp.linalg.norm(step)
         excess = length - radius
-        slope = product(factor.T, scale**2 * step / jnp.where(length > 0, length, 1))
+        slope = product(factor.T, step / jnp.where(length > 0, length, 1))
         low, high = jnp.where(excess > 0, damping, low), jnp.where(excess < 0, damping, high)
         next_damping = damping + excess / radius / jnp.sum(slope**2)
         within = (next_damping >= low) & (next_damping <= high)
@@ -242,7 +278,20 @@ def _damped_step(problem: Problem, state: State) -> tuple[Array, Array]:
 
     carry = (0, newton, jnp.zeros_like(first), first, jnp.zeros_like(first), most, inside)
     _, step, damping, *_ = lax.while_loop(searching, improve, carry)
-    return step, damping
+    return step / scale, damping
+
+
+def _damped_factor(upper: Array, damping: Array) -> Array:
+    """``F`` with ``F F' = (R'R + damping)^-1``; a direction that rounding hides twice is damped a little more."""
+    identity = jnp.eye(len(upper), dtype=upper.dtype)
+    _, factor, condition = qr.cholesky(product(upper.T, upper) + damping * identity, 1)
+
+    def again(factor, upper):
+        rows = product(upper, factor)
+        gram = product(rows.T, rows) + damping * product(factor.T, factor)
+        return product(factor, qr.cholesky(gram, 1)[1])
+
+    return at_most_once(condition > _trusted(factor.dtype), again, factor, upper)
 
 
 def _gain(problem: Problem, at: Linearised, new: Linearised, step: Array) -> Array:

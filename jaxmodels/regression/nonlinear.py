@@ -150,8 +150,7 @@ def _fit(data: Data, *, form: Form) -> Solution:
 
     search = lanes.loop(
         lambda inputs: lm.start(problem_of(*inputs), ravel_pytree(inputs[0].params)[0][order]),
-        lambda inputs, state: lm.look(problem_of(*inputs), state),
-        lambda inputs, state, seen: lm.turn(problem_of(*inputs), state, seen),
+        lambda inputs, state: lm.turn(problem_of(*inputs), state),
         lm.unfinished,
     )
     invalid = given.invalid(form, data)
@@ -236,7 +235,7 @@ def _stats(form: Form, data: Data, problem: lm.Problem, found: lm.State, back: n
 
 def _sandwich(problem: lm.Problem, params: Array, free: Array) -> Array:
     """``H^-1 J' diag(psi^2) J H^-1`` of the free parameters, psi the slope of the loss (Huber 1981, section 6.3)."""
-    residuals, jacobian = lm.rows(problem, params, len(params))
+    residuals, jacobian = lm.rows(problem, params, jnp.eye(len(params), dtype=params.dtype))
     rho = problem.loss(residuals**2)
     hessian = matmul(rho.curvature * jacobian, jacobian.T)
     hessian = jnp.where(free[:, None] & free, hessian, jnp.eye(len(params), dtype=params.dtype))
