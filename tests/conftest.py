@@ -21,9 +21,11 @@ os.environ["XLA_FLAGS"] += " --xla_cpu_parallel_codegen_split_count=1"
 if importlib.metadata.version("jaxlib").startswith("0.10."):
     os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
 
-# What one test compiled the next need not: a run that resumes builds the same step again.
+# What one test compiled the next need not: a run that resumes builds the same step again. Short compilations too: it
+# is they that are many.
 _cache = tempfile.mkdtemp(prefix="jaxmodels-compiled-")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _cache)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.05")
 atexit.register(shutil.rmtree, _cache, ignore_errors=True)
 
 import jax
