@@ -137,13 +137,13 @@ def look(problem: Problem, state: State) -> Linearised:
 
     In the basis that the last factor gives the Jacobian is nearly orthonormal, so that one Gram matrix is enough.
     """
-    params = _with_best_linear(problem, state.trial)
-    upper, inverse = _basis(state.at)
-    cost, residuals, jacobian = _model(problem, params, inverse)
+    params, basis = _with_best_linear(problem, state.trial), _basis(state.at)
+    cost, residuals, jacobian = _model(problem, params, basis)
     gram, descent = qr.gram_of_columns(jacobian), matmul(jacobian, residuals)
-    new_upper, new_inverse, condition = qr.cholesky(gram, 1)
-    upper, inverse = product(new_upper, upper), product(inverse, new_inverse)
-    new = _finite(Linearised(params, cost, upper, inverse, product(new_inverse.T, descent)))
+    _, factor, condition = qr.cholesky(gram, 1)
+    inverse = product(basis, factor)
+    upper = qr.triangular_inverse(inverse)  # a product of the factors so far would add up their rounding
+    new = _finite(Linearised(params, cost, upper, inverse, product(factor.T, descent)))
     distinct = jnp.diagonal(upper) > qr.DEPENDENT * float(jnp.finfo(upper.dtype).eps) * jnp.linalg.norm(upper, axis=0)
     # NaN compares false.
     sound = (condition <= _trusted(upper.dtype)) & jnp.all(qr.squares_are_safe(jnp.diagonal(gram)) & distinct)
@@ -160,11 +160,10 @@ def linearise(problem: Problem, params: Float[Array, " p"]) -> Linearised:
     return _finite(Linearised(params, cost, triangle.upper, triangle.inverse, rotated))
 
 
-def _basis(at: Linearised) -> tuple[Array, Array]:
-    """R and its inverse at a point nearby, in whose columns a Jacobian is nearly orthonormal; else the identity."""
-    identity = jnp.eye(len(at.upper), dtype=at.upper.dtype)
+def _basis(at: Linearised) -> Array:
+    """``R^-1`` at a point nearby, whose columns make a Jacobian nearly orthonormal; else the identity."""
     whole = jnp.all(jnp.diagonal(at.inverse) != 0)
-    return jnp.where(whole, at.upper, identity), jnp.where(whole, at.inverse, identity)
+    return jnp.where(whole, at.inverse, jnp.eye(len(at.inverse), dtype=at.inverse.dtype))
 
 
 def _finite(at: Linearised) -> Linearised:
