@@ -161,9 +161,8 @@ def linearise(problem: Problem, params: Float[Array, " p"]) -> Linearised:
 
 
 def _basis(at: Linearised) -> Array:
-    """``R^-1`` at a point nearby, whose columns make a Jacobian nearly orthonormal; else the identity."""
-    whole = jnp.all(jnp.diagonal(at.inverse) != 0)
-    return jnp.where(whole, at.inverse, jnp.eye(len(at.inverse), dtype=at.inverse.dtype))
+    """``R^-1`` at a point nearby, whose columns make a Jacobian nearly orthonormal; a held parameter's is its own."""
+    return at.inverse + jnp.diag((jnp.diagonal(at.inverse) == 0).astype(at.inverse.dtype))
 
 
 def _finite(at: Linearised) -> Linearised:
