@@ -11,7 +11,7 @@ from scipy import optimize
 
 from jaxmodels import losses, train
 from jaxmodels.core import Batch, InputError, Status
-from jaxmodels.numerics import lanes, robust
+from jaxmodels.numerics import lanes, qr, robust
 from jaxmodels.numerics import levenberg_marquardt as lm
 from jaxmodels.regression import nonlinear
 
@@ -113,6 +113,32 @@ def test_linear_models_are_householders(x64, dtype, units):
             np.testing.assert_allclose(at.rotated, rotated, rtol=0, atol=loss)
         basis = units[:, None] * np.asarray(at.inverse, float) if kept.all() else np.eye(4)
     assert ranks == [4, 4, 4, 4, 4, 2, 4, 4]
+
+
+@pytest.mark.parametrize(("num_params", "unit"), [(3, 1e-25), (3, 1e25), (48, 1)])
+def test_looks_keep_the_parameters_that_a_full_factor_keeps(num_params, unit):
+    """The last column goes towards the first, its distance as many times as said the least that counts."""
+    design = np.random.default_rng(0).normal(size=(200, num_params)).astype("float32")
+    least = qr.DEPENDENT * qr.growth(num_params) * np.finfo("float32").eps
+
+    def residuals(params):
+        *others, last = jnp.split(params * np.float32(unit), [num_params - 1])
+        line = jnp.concatenate([*others, jnp.zeros(1)])
+        return -(design @ line + design[:, 0] * last + design[:, -1] * last**2 / 2)
+
+    squared = robust.LOSSES["squared"]
+    problem = lm.Problem(residuals, squared, 0, None, None, magnitude=jnp.ones(()), tolerance=1e-4, max_steps=9)
+    state = lm.start(problem, jnp.ones(num_params) / np.float32(unit))
+    look = jax.jit(lambda at, trial: lm.look(problem, state._replace(at=at, trial=trial)))
+    in_full = jax.jit(lambda trial: lm.linearise(problem, trial))
+    at, kept = state.at, []
+    for distance in (1e4, 1e3, 100, 10, 0.1, 0.01, 0.1, 10, 1e4):
+        trial = state.trial.at[-1].set(np.float32(distance * least / unit))
+        at, exact = look(at, trial), in_full(trial)
+        kept.append(bool(at.inverse[-1].any()))
+        np.testing.assert_array_equal(at.inverse.any(axis=1), exact.inverse.any(axis=1))
+        np.testing.assert_allclose(at.upper / unit, exact.upper / unit, rtol=0, atol=1e-4)
+    assert kept == [True] * 4 + [False] * 3 + [True] * 2
 
 
 def test_units_of_parameters_do_not_matter():

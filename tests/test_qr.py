@@ -48,11 +48,14 @@ def test_is_as_good_as_householder_in_float32():
 def test_a_first_sum_in_float32_leaves_what_it_cannot_do_to_float64(x64, condition, scale):
     matrix = scale * conditioned(np.random.default_rng(0), 500, 9, condition)
     plain = qr.triangle(matrix)
-    tried = jax.jit(qr.triangle, static_argnames="try_float32")(matrix, try_float32=qr.WELL_CONDITIONED * 9)
-    if condition == 1.5 and scale == 1:
-        assert 1e-8 < np.abs(tried.upper - plain.upper).max() < 1e-6
-    else:
-        np.testing.assert_allclose(tried.upper, plain.upper, rtol=0, atol=1e-14 * scale)
+    triangle = jax.jit(qr.triangle, static_argnames=("try_float32", "transposed"))
+    for transposed in (False, True):
+        columns = matrix.T if transposed else matrix
+        tried = triangle(columns, try_float32=qr.WELL_CONDITIONED * 9, transposed=transposed)
+        if condition == 1.5 and scale == 1:
+            assert 1e-8 < np.abs(tried.upper - plain.upper).max() < 1e-6
+        else:
+            np.testing.assert_allclose(tried.upper, plain.upper, rtol=0, atol=1e-14 * scale)
 
 
 def dependent_columns(rng, num_rows):

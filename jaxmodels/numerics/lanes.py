@@ -127,8 +127,8 @@ def at_most_once(predicate: Array, function: Callable[..., Any], state: Any, *in
     """``function(state, *inputs)`` if ``predicate`` else ``state``; under vmap nothing is computed where no lane needs
     it.
 
-    Do not let ``function`` close over what it needs: XLA moves out of a loop what does not change in it, and all would
-    pay for what few need.
+    Work that depends on nothing but what ``function`` closes over would be done for all: XLA moves out of a loop what
+    does not change in it. What the work depends on is therefore passed, as ``state`` or as ``inputs``.
     """
 
     def body(loop):

@@ -144,7 +144,7 @@ def look(problem: Problem, state: State) -> Linearised:
     inverse = product(basis, factor)
     upper = qr.triangular_inverse(inverse)  # a product of the factors so far would add up their rounding
     new = _finite(Linearised(params, cost, upper, inverse, product(factor.T, descent)))
-    distinct = jnp.diagonal(upper) > qr.DEPENDENT * float(jnp.finfo(upper.dtype).eps) * jnp.linalg.norm(upper, axis=0)
+    distinct = jnp.diagonal(upper) > qr.least_pivots(upper)
     # NaN compares false.
     sound = (condition <= _trusted(upper.dtype)) & jnp.all(qr.squares_are_safe(jnp.diagonal(gram)) & distinct)
     doubtful = jnp.isfinite(cost) & ~sound

@@ -327,6 +327,7 @@ def _ending(
     square, dispersion = jnp.sum(direction * state.slope), _dispersion(loss, problem, state.value)
     error, noise = jnp.sqrt(jnp.maximum(square, 0) / dispersion), _noise(problem, state.triangle, coefficients)
     # Steps of Newton's method shrink as their squares, so that the last two foretell the next; others by their ratio.
+    # A factor summed in float32 leaves some 1e-6 of each step too, and the tolerance of the square room for it.
     rate = error / state.solved.decrement
     foretold = jnp.where(jnp.isfinite(state.solved.decrement), error * jnp.where(state.worn, rate**2, rate), jnp.inf)
     small = foretold <= tolerance * jnp.minimum(FORETOLD * tolerance, 1)

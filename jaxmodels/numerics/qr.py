@@ -144,7 +144,7 @@ def triangle(
     trusted = WELL_CONDITIONED * num_columns if trusted is None else trusted
     capacity = most_rows if num_rows is None else num_rows
     capacity = capacity if whole.penalty is None else capacity + jnp.sum(jnp.diagonal(whole.penalty) > 0)
-    limits = _Limits(dependent * growth(num_columns), rounding, capacity)
+    limits = _Limits(dependent, rounding, capacity)
 
     def unfinished(state: _State) -> Array:
         most = MAX_PASSES + jnp.sum(~state.triangle.kept)
@@ -223,10 +223,14 @@ def _dependent(upper: Array, kept: Array, limits: _Limits) -> Array:
     A column that depends on others leaves a direction of pure rounding, which takes up one of the dimensions that there
     are. So where the columns before one may have used up all of them, it is judged once those directions are gone.
     """
-    tolerance = limits.dependent * float(jnp.finfo(upper.dtype).eps) * column_lengths(upper) + limits.rounding
-    near = kept & (jnp.diagonal(upper) <= tolerance)
+    near = kept & (jnp.diagonal(upper) <= least_pivots(upper, limits.dependent) + limits.rounding)
     certain = near & (jnp.cumsum(kept) <= limits.capacity)
     return jnp.where(jnp.any(certain), certain, near)
+
+
+def least_pivots(upper: Float[Array, "d d"], dependent: float = DEPENDENT) -> Float[Array, " d"]:
+    """Up to which a column counts as one that depends on those before it; ``dependent`` is that of ``triangle``."""
+    return dependent * growth(len(upper)) * float(jnp.finfo(upper.dtype).eps) * column_lengths(upper)
 
 
 def product(a: Float[Array, "k d"], b: Float[Array, "d *m"]) -> Float[Array, "k *m"]:
@@ -249,7 +253,7 @@ def _gram(matrix: _Matrix, inverse: Array | None, dtype: Any = None) -> Array:
 
     if matrix.transposed:
         values = matrix.rows.all if inverse is None else product(inverse.T, matrix.rows.all)
-        gram = gram_of_columns(values)
+        gram = gram_of_columns(values if dtype is None else values.astype(dtype)).astype(values.dtype)
     else:
         gram = sum_of_parts(of_run, *matrix.rows.arrays)
     if penalty is None:
@@ -303,7 +307,7 @@ def _diagonal(matrix: Array) -> Array:
 def cholesky(gram: Array, num_rows: int, dtype: Any = None) -> tuple[Array, Array, Array]:
     """R, its inverse and the condition of unit columns. Pivots that rounding, in ``dtype``, could have made are lifted.
 
-    ``num_rows`` is how many were added up.
+    ``num_rows`` is how many were added up; 1 lifts the least, for those who ask more of the condition in any case.
     """
     num_columns = len(gram)
     squares = _diagonal(gram)
