@@ -1,11 +1,12 @@
 """Did anything become slower beside its peers? The questions of ``jaxmodels bench``, and a ResNet18 beside torch.
 
     python bench/quick.py                # exit code 1: a ratio is worse than 1.3 times the recorded one
-    python bench/quick.py --record       # write bench/results/quick.json
+    python bench/quick.py --record       # write this machine's into bench/results/quick.json
 
 Everything runs on one core, so that no library's threads wait for one that other work displaced, and ratios repeat on
 a busy machine. A question that fails is asked twice more, with more rounds, and fails if it does so each time. Ratios
-belong to a kind of machine and to versions, which are recorded with them: record anew where those change.
+belong to a model of CPU: one that has none recorded is held to the worst of the others'. They belong to versions too,
+which are recorded with them: record anew where those change.
 """
 
 from __future__ import annotations
@@ -75,17 +76,33 @@ def check(name: str, recorded: dict[str, float]) -> bool:
     return False
 
 
+def recorded_ratios() -> dict[str, dict[str, float]]:
+    """Question -> peer -> ratio on this model of CPU, or the largest of any where it has none."""
+    machines, here = json.loads(RECORD.read_text()), benchmark.around()["machine"]
+    if here in machines:
+        return machines[here]["ratios"]
+    largest: dict[str, dict[str, float]] = {}
+    for machine in machines.values():
+        for question, ratios in machine["ratios"].items():
+            known = largest.setdefault(question, {})
+            known.update({peer: max(ratio, known.get(peer, 0)) for peer, ratio in ratios.items()})
+    return largest
+
+
+def record() -> None:
+    ratios = {name: ask(name, 40) for name in questions.QUESTIONS}
+    around = benchmark.around()
+    del around["revision"]  # that of the commit which brings the file
+    machines = json.loads(RECORD.read_text()) | {around.pop("machine"): {"ratios": ratios} | around}
+    RECORD.write_text(json.dumps(machines, indent=2) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--record", action="store_true", help="write the ratios instead of checking them")
     if parser.parse_args().record:
-        ratios = {name: ask(name, 40) for name in questions.QUESTIONS}
-        RECORD.parent.mkdir(exist_ok=True)
-        around = benchmark.around()
-        del around["revision"]  # that of the commit which brings the file
-        RECORD.write_text(json.dumps({"ratios": ratios} | around, indent=2) + "\n")
-        return
-    recorded = json.loads(RECORD.read_text())["ratios"]
+        return record()
+    recorded = recorded_ratios()
     unknown = questions.QUESTIONS.keys() ^ recorded.keys()
     if unknown:
         sys.exit(f"not in both the questions and {RECORD}: {', '.join(sorted(unknown))}; use --record")

@@ -43,7 +43,7 @@ def around() -> dict[str, Any]:
         "backend": jax.default_backend(),
         "devices": jax.device_count(),
         "cores": os.cpu_count(),
-        "machine": platform.processor() or platform.machine(),
+        "machine": processor(),
         "versions": versions(),
         "revision": revision(),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -58,6 +58,17 @@ def versions() -> dict[str, str]:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
     return found
+
+
+@functools.cache
+def processor() -> str:
+    """The model of CPU; with its generation where the system tells, which virtual machines leave out of the name."""
+    path = pathlib.Path("/proc/cpuinfo")
+    first = path.read_text().partition("\n\n")[0] if path.is_file() else ""
+    fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in first.splitlines())}
+    if not {"model name", "cpu family", "model"} <= fields.keys():
+        return platform.processor() or platform.machine()
+    return f"{fields['model name']}, family {fields['cpu family']}, model {fields['model']}"
 
 
 @functools.cache
