@@ -7,10 +7,11 @@ of jaxmodels' time over that candidate's in the same round: below 1, jaxmodels i
 ``gradient`` is the largest entry of the objective's gradient in float64, over the number of rows, so that all are seen
 to have solved the same problem as well: scikit-learn's tolerances are set where its gradient is about as small.
 
-Last run, two Zen cores, Python 3.11, jax 0.10.2, scikit-learn 1.9.1, 7 rounds, ratios to newton-cholesky and lbfgs:
-logistic float32 0.65, 0.42 (at ten times our gradient), float64 0.65, 1.7 (at 1e7 times our gradient, which is as small
-as it gets); poisson 0.46, 0.17, in an earlier run 0.31, 0.13. BLAS threads that spin on busy cores made newton-cholesky
-up to ten times slower in other runs: those ratios do not count.
+Last runs, Python 3.11, jax 0.10.2, scikit-learn 1.9.1, 7 rounds, ratios to newton-cholesky and lbfgs, on two Zen cores
+and on two quiet Xeon cores (Emerald Rapids): logistic float32 0.65, 0.41 and 0.60, 0.42 (at ten times our gradient),
+float64 0.44, 1.4 and 0.59, 2.1 (at 1e7 times our gradient, which is as small as it gets); poisson 0.31 to 0.46, 0.13 to
+0.21 and 0.28, 0.19. BLAS threads that spin on busy cores made newton-cholesky up to ten times slower in other runs:
+those ratios do not count.
 """
 
 from __future__ import annotations

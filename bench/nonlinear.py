@@ -9,8 +9,10 @@ tolerances, curve_fit's own and that of jaxmodels here, are such that it is alik
 go on to 1e-9. curve_fit is timed on ``timed_on`` of the curves where all would take minutes; where it gives up it is
 counted as ``failed``, and its time counts. The last question is for accelerators: a million small fits in float32.
 
-Last two runs (two shared cores, jax 0.10.2), ratios: one fit of 1000 x 4 0.63 and 0.96, 10,000 together 0.14 and 0.14;
-160,000 of 140 x 5, in 17 and 11 s, 0.05 and 0.07; 10,000 of 25 x 5 in float32 0.12, 0.14. No accelerator was at hand.
+Last runs, jax 0.10.2, ratios on two Zen cores and on two quiet Xeon cores (Emerald Rapids): one fit of 1000 x 4 0.47 to
+0.55 and 0.52; 10,000 together 0.12 and 0.33 (there curve_fit is twice as fast, and caches beyond the second level are
+slow); 160,000 of 140 x 5 0.07, in 11 s, and 0.15, in 10 s; 10,000 of 25 x 5 in float32 0.08 and 0.15. No accelerator
+was at hand.
 """
 
 from __future__ import annotations
