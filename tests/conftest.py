@@ -42,6 +42,12 @@ def data_dir() -> pathlib.Path:
     return path
 
 
+@pytest.fixture(autouse=True)
+def _optimisation(request):
+    """What is marked ``unoptimised`` takes half the time."""
+    jax.config.update("jax_disable_most_optimizations", "unoptimised" in request.keywords)
+
+
 @pytest.fixture
 def x64():
     """float64 inside the test, restored after it."""

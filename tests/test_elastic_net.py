@@ -15,7 +15,7 @@ from jaxmodels.numerics import working_set
 from jaxmodels.numerics.row_parts import centered_gram, column_sums, over_parts
 from jaxmodels.regression import elastic_net
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.unoptimised]
 
 N, D = 60, 8
 GLMNET = [

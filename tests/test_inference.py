@@ -15,7 +15,7 @@ from statsmodels.stats.outliers_influence import OLSInfluence
 from jaxmodels.core import InputError
 from jaxmodels.regression import inference, linear
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.unoptimised]
 
 N, D = 60, 4
 RTOL = 1e-10

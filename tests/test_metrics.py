@@ -14,7 +14,7 @@ from jaxmodels import metrics
 from jaxmodels.core import Batch, InputError
 from jaxmodels.metrics.accumulate import Sum, add, total
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.unoptimised]
 sklearn = pytest.importorskip("sklearn.metrics")
 
 CASES, ROWS = 1000, 24
