@@ -18,7 +18,19 @@ CONVOLUTIONS = {18: 20, 34: 36, 50: 53, 101: 104, 152: 155}
 
 
 def lowered(function, platform, *arguments) -> str:
-    return jax.export.export(jax.jit(function), platforms=(platform,))(*arguments).mlir_module()
+    return inlined(jax.export.export(jax.jit(function), platforms=(platform,))(*arguments).mlir_module())
+
+
+def inlined(text: str) -> str:
+    """The lines of ``main``, with those of a function in place of each call of it."""
+    bodies = dict(re.findall(r"func\.func \w+ @(\w+)\(.*?\{\n(.*?)\n  \}", text, flags=re.DOTALL))
+
+    def lines(name):
+        for line in bodies[name].splitlines():
+            called = re.search(r" call @(\w+)\(", line)
+            yield from lines(called[1]) if called else [line]
+
+    return "\n".join(lines("main"))
 
 
 def operations(text: str) -> collections.Counter:

@@ -241,13 +241,18 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_float32():
     def loss(params, state, images):
         return model.apply(params, state, images, train=True)[0].sum()
 
+    def convolutions(jaxpr):
+        for each in jaxpr.eqns:
+            if each.primitive is lax.conv_general_dilated_p:
+                yield each
+            elif "jaxpr" in each.params:  # a function under jit
+                yield from convolutions(each.params["jaxpr"].jaxpr)
+
     images = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
     jaxpr, gradients = jax.make_jaxpr(jax.grad(loss), return_shape=True)(params, state, images)
-    convolutions = [each for each in jaxpr.eqns if each.primitive is lax.conv_general_dilated_p]
-    assert len(convolutions) == 3 * 20 - 1  # forward, by the kernel, by the inputs: but not by the images
-    assert {var.aval.dtype for each in convolutions for var in (*each.invars, *each.outvars)} == {
-        jnp.dtype(jnp.bfloat16)
-    }
+    found = list(convolutions(jaxpr.jaxpr))
+    assert len(found) == 3 * 20 - 1  # forward, by the kernel, by the inputs: but not by the images
+    assert {var.aval.dtype for each in found for var in (*each.invars, *each.outvars)} == {jnp.dtype(jnp.bfloat16)}
     for train in (True, False):
         outputs = jax.eval_shape(functools.partial(model.apply, train=train), params, state, IMAGE)
         assert {leaf.dtype for leaf in jax.tree.leaves((params, state, outputs, gradients))} == {jnp.dtype("float32")}

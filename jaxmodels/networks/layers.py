@@ -3,12 +3,15 @@
     outputs = scale (x - mean) / sqrt(variance + epsilon) + bias
 
 Batch normalisation computes in the dtype of ``scale`` (float32 at least), its moments about a value near the mean.
-Images are ``[n, h, w, c]``, kernels ``[h, w, c, features]``.
+What a network repeats in the same shapes is under ``jit``, so that it is traced once. Images are ``[n, h, w, c]``,
+kernels ``[h, w, c, features]``.
 
 Source: Ioffe and Szegedy (2015), Batch normalization, section 3.
 """
 
 from __future__ import annotations
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +27,7 @@ def suits_products() -> bool:
     return jax.default_backend() == "cpu"
 
 
+@functools.partial(jax.jit, static_argnames=("stride", "precision", "products"))
 def convolve(
     inputs: Float[Array, "n h w c"],
     kernel: Float[Array, "s s c f"],
@@ -140,6 +144,7 @@ def batch_norm(
     return _batch_norm(inputs, scale, bias, shares, epsilon, products)
 
 
+@functools.partial(jax.jit, static_argnums=(4, 5))
 def _normalised(inputs, scale, bias, shares, epsilon, products):
     """Both moments in one reading, about the mean of the middle row of pixels.
 
@@ -158,6 +163,7 @@ def _normalised_forward(inputs, scale, bias, shares, epsilon, products):
     return (outputs, mean, variance), (inputs, scale, shares, mean, variance)
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def _normalised_backward(epsilon, products, residuals, gradients):
     """``mean = sum_i share_i x_i``; ``variance = sum_i share_i (x_i - mean)^2``, whose derivative by the mean is 0."""
     inputs, scale, shares, mean, variance = residuals
@@ -203,6 +209,7 @@ def _channel_sums(inputs, factors, weights, products):
     return [jnp.matmul(weights, each, precision=lax.Precision.HIGHEST) for each in sums]
 
 
+@functools.partial(jax.jit, static_argnames="products")
 def rectify(inputs: Float[Array, "..."], *, products: bool = False) -> Float[Array, "..."]:
     """``max(inputs, 0)``.
 
