@@ -5,8 +5,8 @@
 
 Everything runs on one core, so that no library's threads wait for one that other work displaced, and ratios repeat on
 a busy machine. A question that fails is asked twice more, with more rounds, and fails if it does so each time. Ratios
-belong to a model of CPU: one that has none recorded is held to the worst of the others'. They belong to versions too,
-which are recorded with them: record anew where those change.
+belong to a model of CPU: one that has none recorded is held to the worst of the others' ("AMD Zen" is from before the
+model was recorded). They belong to versions too, which are recorded with them: record anew where those change.
 """
 
 from __future__ import annotations

@@ -42,10 +42,17 @@ def data_dir() -> pathlib.Path:
     return path
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def _optimisation(request):
-    """What is marked ``unoptimised`` takes half the time."""
-    jax.config.update("jax_disable_most_optimizations", "unoptimised" in request.keywords)
+    """A file that is marked ``unoptimised`` takes half the time; what it compiles serves no other."""
+    if request.node.get_closest_marker("unoptimised") is None:
+        yield
+        return
+    jax.clear_caches()
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+    jax.clear_caches()
 
 
 @pytest.fixture

@@ -30,7 +30,9 @@ def inlined(text: str) -> str:
             called = re.search(r" call @(\w+)\(", line)
             yield from lines(called[1]) if called else [line]
 
-    return "\n".join(lines("main"))
+    found = "\n".join([re.search(r"func\.func public @main.*", text)[0], *lines("main")])
+    assert "call @" not in found
+    return found
 
 
 def operations(text: str) -> collections.Counter:

@@ -16,7 +16,7 @@ from jaxmodels import families, glm, linear
 from jaxmodels.core import InputError, Status
 from jaxmodels.numerics import newton, row_parts
 
-pytestmark = [pytest.mark.slow, pytest.mark.unoptimised]
+pytestmark = pytest.mark.slow
 
 NUM_ROWS = 40
 

@@ -19,7 +19,7 @@ from jaxmodels.numerics import least_squares
 from jaxmodels.regression import basis, linear
 from jaxmodels.regression.linear import LinearParams
 
-pytestmark = [pytest.mark.slow, pytest.mark.unoptimised]
+pytestmark = pytest.mark.slow
 
 N, D = 40, 3
 

@@ -132,13 +132,13 @@ def test_looks_keep_the_parameters_that_a_full_factor_keeps(num_params, unit):
     look = jax.jit(lambda at, trial: lm.look(problem, state._replace(at=at, trial=trial)))
     in_full = jax.jit(lambda trial: lm.linearise(problem, trial))
     at, kept = state.at, []
-    for distance in (1e4, 1e3, 100, 10, 0.1, 0.01, 0.1, 10, 1e4):
+    for distance in (1e4, 1e3, 100, 10, 1.5, 1.3, 0.8, 0.1, 0.01, 0.1, 10, 1e4):
         trial = state.trial.at[-1].set(np.float32(distance * least / unit))
         at, exact = look(at, trial), in_full(trial)
         kept.append(bool(at.inverse[-1].any()))
         np.testing.assert_array_equal(at.inverse.any(axis=1), exact.inverse.any(axis=1))
         np.testing.assert_allclose(at.upper / unit, exact.upper / unit, rtol=0, atol=1e-4)
-    assert kept == [True] * 4 + [False] * 3 + [True] * 2
+    assert kept == [True] * 6 + [False] * 4 + [True] * 2
 
 
 def test_units_of_parameters_do_not_matter():

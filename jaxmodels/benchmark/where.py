@@ -62,7 +62,7 @@ def versions() -> dict[str, str]:
 
 @functools.cache
 def processor() -> str:
-    """The model of CPU; with its generation where the system tells, which virtual machines leave out of the name."""
+    """The model of CPU with its generation, which virtual machines leave out of the name; else the architecture."""
     path = pathlib.Path("/proc/cpuinfo")
     first = path.read_text().partition("\n\n")[0] if path.is_file() else ""
     fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in first.splitlines())}

@@ -3,7 +3,7 @@
     outputs = scale (x - mean) / sqrt(variance + epsilon) + bias
 
 Batch normalisation computes in the dtype of ``scale`` (float32 at least), its moments about a value near the mean.
-What a network repeats in the same shapes is under ``jit``, so that it is traced once. Images are ``[n, h, w, c]``,
+What training repeats in the same shapes is under ``jit``, so that it is traced once. Images are ``[n, h, w, c]``,
 kernels ``[h, w, c, features]``.
 
 Source: Ioffe and Szegedy (2015), Batch normalization, section 3.
