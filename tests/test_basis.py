@@ -116,3 +116,24 @@ def test_bad_shapes_of_other_bases():
         basis.chebyshev(jnp.ones(3), 2, domain=(1.0, 0.0))
     with pytest.raises(InputError, match="knots: got shape"):
         basis.b_spline(jnp.ones(3), [0.0])
+
+
+@pytest.mark.parametrize("knots", [[1.0, 0.5, 0.0], [0.0, 1.0, 1.0], [0.0, np.nan, 1.0]])
+def test_knots_that_do_not_increase_are_refused(knots):
+    with pytest.raises(InputError, match="knots: not increasing"):
+        basis.b_spline(jnp.array([0.25]), knots)
+
+
+def test_other_arguments_are_named():
+    x = jnp.ones(3)
+    with pytest.raises(InputError, match="num_frequencies: got 0"):
+        basis.fourier(x, 0, period=1.0)
+    with pytest.raises(InputError, match=r"period: got 0\.0"):
+        basis.fourier(x, 1, period=0.0)
+    with pytest.raises(InputError, match="domain: got .* needs finite ends"):
+        basis.chebyshev(x, 2, domain=(0.0, np.inf))
+
+
+def test_numpys_integers_are_integers():
+    x = jnp.arange(3.0)
+    np.testing.assert_array_equal(basis.polynomial(x, np.int64(2)), basis.polynomial(x, 2))

@@ -478,3 +478,18 @@ def test_bad_input_of_cross_validation_is_named(data, options, message):
     with pytest.raises(InputError) as caught:
         elastic_net.cross_validate(x, targets["gaussian"], **({"key": jax.random.key(0)} | options))
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("power", [-20, -18, 20])
+def test_squares_that_float32_does_not_hold_are_named(power):
+    """Once all coefficients were 0, and the status ok."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(30, 2)).astype("float32")
+    y, unit = (x[:, 0] - x[:, 1]).astype("float32"), np.float32(10.0**power)
+    with pytest.raises(InputError, match="y: values up to .*, whose squares float32 does not hold"):
+        elastic_net.fit(x, y * unit, alpha=0.01)
+    with pytest.raises(InputError, match="x: values up to .*, whose squares float32 does not hold"):
+        elastic_net.path(x * np.array([1, unit]), y, num_alphas=3)
+    traced = jax.jit(lambda y: elastic_net.fit(x, y, alpha=0.01))(y * unit)
+    assert int(traced.status) == Status.nonfinite
+    assert np.isnan(traced.params.coefficients).all()

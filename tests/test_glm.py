@@ -589,3 +589,10 @@ def test_too_few_steps_are_told(rows):
     x, _, _, predictor = rows
     solution = glm.fit(np.float32(x), np.float32(targets_of("poisson", predictor)), family="poisson", max_steps=1)
     assert int(solution.status) == Status.max_steps
+
+
+@pytest.mark.parametrize("shape", [(4, 1), (3,), (1,)])
+def test_an_offset_of_another_shape_is_refused_in_predictions(shape):
+    params = glm.LinearParams(jnp.array([1.0, 2.0]), jnp.array(0.0))
+    with pytest.raises(InputError, match="offset: got shape"):
+        glm.predict(params, np.ones((4, 2)), family="poisson", offset=np.zeros(shape))

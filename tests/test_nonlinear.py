@@ -278,3 +278,26 @@ def test_bad_bounds(x64, start, lower, upper, message):
     traced = jax.jit(lambda start: nonlinear.fit(decay, start, X, Y, bounds=bounds))(start)
     assert int(traced.status) == Status.invalid_input
     assert np.isnan(traced.params).all()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda at: nonlinear.infer(at, confidence=95), "confidence: 95 is not between 0 and 1"),
+        (lambda at: nonlinear.infer(at, confidence="a"), "confidence: a is not between 0 and 1"),
+        (lambda at: nonlinear.multi_start(decay, 1.0, X, Y), r"starts: got arrays of shapes \[\(\)\]"),
+        (lambda at: nonlinear.multi_start(decay, np.zeros((0, 2)), X, Y), r"starts: got arrays of shapes \[\(0, 2\)\]"),
+        (lambda at: nonlinear.random_starts(jax.random.key(0), 0.0, 1.0, 2.5), "num_starts: got 2.5"),
+        (lambda at: nonlinear.random_starts(jax.random.key(0), {"a": 0.0}, {"b": 1.0}, 2), "upper: got .*'b'"),
+        (lambda at: nonlinear.fit(decay, START, X, Y, bounds=(np.zeros(3), 9.0)), r"bounds: lower has shape \(3,\)"),
+    ],
+)
+def test_bad_arguments_around_a_fit(call, message):
+    solution = nonlinear.fit(decay, START, X, Y)
+    with pytest.raises(InputError, match=message):
+        call(solution)
+
+
+def test_random_starts_between_integers():
+    starts = nonlinear.random_starts(jax.random.key(0), 0, 4, 4)
+    assert sorted(int(each) for each in starts) == [0, 1, 2, 3]

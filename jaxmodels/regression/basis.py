@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
+from numbers import Integral
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from jaxmodels.core import InputError
@@ -67,11 +69,11 @@ def _powers(x, degree, multiply) -> list:
     return powers
 
 
-def _check(x, degree, precision) -> None:
+def _check(x, degree, precision, name="degree") -> None:
     if precision not in PRECISIONS:
         raise InputError(f"precision: got {precision!r}, needs one of {', '.join(map(repr, PRECISIONS))}")
-    if isinstance(degree, bool) or not isinstance(degree, int) or degree < 1:
-        raise InputError(f"degree: got {degree!r}, needs an integer of at least 1")
+    if isinstance(degree, bool) or not isinstance(degree, Integral) or degree < 1:
+        raise InputError(f"{name}: got {degree!r}, needs an integer of at least 1")
     if isinstance(x, DoubleDouble) and precision == "working":
         raise InputError("x: got a DoubleDouble with precision='working', pass precision='double_double' or x.high")
     column = dd.as_pair(x).high
@@ -132,7 +134,9 @@ def fourier(x: Float[Array, " n"], num_frequencies: int, *, period: float) -> Fl
     >>> [round(abs(each), 3) for each in fourier(jnp.array([0.25]), 1, period=1.0)[0].tolist()]
     [0.0, 1.0]
     """
-    _check(x, num_frequencies, "working")
+    _check(x, num_frequencies, "working", "num_frequencies")
+    if not isinstance(period, Tracer) and not 0 < period < float("inf"):
+        raise InputError(f"period: got {period}, needs a finite number above 0")
     angles = 2 * jnp.pi / period * jnp.asarray(x)[:, None] * jnp.arange(1, num_frequencies + 1)
     return jnp.stack([jnp.cos(angles), jnp.sin(angles)], axis=2).reshape(len(angles), -1)
 
@@ -159,6 +163,8 @@ def b_spline(
     x, knots = jnp.asarray(x), jnp.asarray(knots)
     if knots.ndim != 1 or len(knots) < 2:
         raise InputError(f"knots: got shape {knots.shape}, needs [k] with k of at least 2")
+    if not isinstance(knots, Tracer) and not bool(jnp.all(knots[1:] > knots[:-1])):
+        raise InputError("knots: not increasing; sort them and leave out those that are equal or NaN")
     knots = knots.astype(x.dtype)
     inside = jnp.clip(jnp.searchsorted(knots, x, side="right") - 1, 0, len(knots) - 2) + degree
     ends = [jnp.full(degree, knots[0]), knots, jnp.full(degree, knots[-1])]
@@ -176,6 +182,6 @@ def b_spline(
 
 def _interval(name: str, ends: tuple[float, float]) -> tuple[float, float]:
     low, high = ends
-    if not low < high:
-        raise InputError(f"{name}: got {ends}, needs its lower end first")
+    if not -float("inf") < low < high < float("inf"):
+        raise InputError(f"{name}: got {ends}, needs finite ends, the lower first")
     return low, high

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -273,9 +274,9 @@ def check_alphas(
     """``(ratios to the largest, None)`` or ``(None, alphas)``."""
     dtype = arguments.data.x.dtype
     if alphas is None:
-        if isinstance(num_alphas, bool) or not isinstance(num_alphas, int) or num_alphas < 1:
+        if isinstance(num_alphas, bool) or not isinstance(num_alphas, Integral) or num_alphas < 1:
             raise InputError(f"num_alphas: got {num_alphas!r}, needs an integer of at least 1")
-        if not (isinstance(min_ratio, (int, float)) and 0 < min_ratio < 1):
+        if not (isinstance(min_ratio, inputs.NUMBERS) and 0 < min_ratio < 1):
             raise InputError(f"min_ratio: got {min_ratio!r}, needs a number between 0 and 1")
         return jnp.asarray(np.geomspace(1, min_ratio, num_alphas), dtype), None
     array = jnp.asarray(alphas, dtype)
@@ -289,9 +290,9 @@ def check_alphas(
 def check_steps(tolerance: Any, max_steps: Any, arguments: Arguments) -> Array:
     """The tolerance in the dtype of the work."""
     dtype = arguments.data.x.dtype
-    if isinstance(tolerance, (int, float)) and not tolerance > 0:
+    if isinstance(tolerance, inputs.NUMBERS) and not tolerance > 0:
         raise InputError(f"tolerance: got {tolerance}, needs a relative duality gap above 0")
-    if isinstance(max_steps, bool) or (isinstance(max_steps, (int, float)) and (max_steps < 1 or max_steps % 1)):
+    if isinstance(max_steps, bool) or (isinstance(max_steps, inputs.NUMBERS) and (max_steps < 1 or max_steps % 1)):
         raise InputError(f"max_steps: got {max_steps}, needs an integer of at least 1")
     return jnp.asarray(penalized.default_tolerance(np.dtype(dtype)) if tolerance is None else tolerance, dtype)
 

@@ -129,9 +129,9 @@ def _check_options(family: Family, firth: bool, max_steps: Any, tolerance: Any) 
     if firth and not (family.name in FIRTH and family.canonical):
         got = f"{family.name} with link {family.link.name}"
         raise InputError(f"firth: got {got}, needs one of {', '.join(FIRTH)} with its canonical link")
-    if isinstance(max_steps, bool) or (isinstance(max_steps, (int, float)) and (max_steps < 1 or max_steps % 1)):
+    if isinstance(max_steps, bool) or (isinstance(max_steps, inputs.NUMBERS) and (max_steps < 1 or max_steps % 1)):
         raise InputError(f"max_steps: got {max_steps}, needs an integer of at least 1")
-    if isinstance(tolerance, (int, float)) and not tolerance > 0:
+    if isinstance(tolerance, inputs.NUMBERS) and not tolerance > 0:
         raise InputError(f"tolerance: got {tolerance}, needs a number of standard errors above 0")
 
 

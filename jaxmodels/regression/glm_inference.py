@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from jaxmodels import families
@@ -26,7 +25,7 @@ from jaxmodels.links import Link
 from jaxmodels.numerics import distributions, newton
 from jaxmodels.numerics.newton import Problem
 from jaxmodels.numerics.problem import matmul
-from jaxmodels.regression import likelihood, sandwich
+from jaxmodels.regression import inputs, likelihood, sandwich
 from jaxmodels.regression.likelihood import Form
 from jaxmodels.regression.linear import LinearParams
 from jaxmodels.regression.sandwich import COVARIANCES
@@ -118,8 +117,7 @@ def check(covariance: str, confidence: Any, family: Family) -> None:
         raise InputError(f"covariance: {covariance!r} is none of {', '.join(COVARIANCES)}")
     if covariance in ("HC2", "HC3") and family.name == "categorical":
         raise InputError(f"covariance: {covariance!r} needs a leverage a row, which categorical lacks; pass 'HC1'")
-    if not isinstance(confidence, Tracer) and not 0 < confidence < 1:
-        raise InputError(f"confidence: {confidence} is not between 0 and 1; 95% is 0.95")
+    inputs.check_confidence(confidence)
 
 
 class Fit(NamedTuple):

@@ -17,7 +17,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxmodels.core import InputError, Solution
@@ -155,7 +154,7 @@ def infer(
     '0.400 0.400'
     """
     _check_covariance(covariance)
-    _check_confidence(confidence)
+    inputs.check_confidence(confidence)
     data = inputs.read(x, y, weights=weights, mask=mask, offset=offset)
     groups, num_groups = sandwich.check(covariance, groups, num_groups, lags, num_rows=len(data.y))
     use_t = covariance == "classical" if use_t is None else use_t
@@ -189,7 +188,7 @@ def predict_interval(
     >>> [f"{mean:.2f} +- {high - mean:.2f}" for mean, (_, high) in zip(at.mean, at.mean_interval)]
     ['2.50 +- 2.72', '7.00 +- 18.46']
     """
-    _check_confidence(confidence)
+    inputs.check_confidence(confidence)
     x = jnp.asarray(x)
     check_columns(x, inference.center)
     intercept = inference.estimate.shape[0] != x.shape[1]
@@ -270,7 +269,7 @@ class Whole(NamedTuple):
 
 def infer_whole(stats: LinearStats, whole: Whole, *, confidence: float = 0.95) -> Inference:
     """Classical inference without the rows, for ``streaming``."""
-    _check_confidence(confidence)
+    inputs.check_confidence(confidence)
     residuals = jnp.zeros_like(whole.estimate)
     return _each_output(stats, whole, residuals, lambda residuals: (None, None), confidence, "classical", True)
 
@@ -386,8 +385,3 @@ def _interval(center: Array, half_width: Array) -> Array:
 def _check_covariance(covariance: str) -> None:
     if covariance not in COVARIANCES:
         raise InputError(f"covariance: {covariance!r} is none of {', '.join(COVARIANCES)}")
-
-
-def _check_confidence(confidence: float) -> None:
-    if not isinstance(confidence, Tracer) and not 0 < confidence < 1:
-        raise InputError(f"confidence: {confidence} is not between 0 and 1; 95% is 0.95")

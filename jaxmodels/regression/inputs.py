@@ -14,6 +14,7 @@ from jaxmodels.core import InputError
 from jaxmodels.numerics.double_double import DoubleDouble
 
 DTYPES = (np.dtype("float32"), np.dtype("float64"))
+NUMBERS: tuple[type, ...] = (int, float, np.integer, np.floating)
 
 
 class Data(NamedTuple):
@@ -166,3 +167,11 @@ def _penalty(l2: Any, num_columns: int) -> Array | None:
         if not isinstance(l2, jax.Array) and not values.any():
             return None
     return jnp.broadcast_to(jnp.asarray(array), (num_columns,))
+
+
+def check_confidence(confidence: Any) -> None:
+    if isinstance(confidence, Tracer):
+        return
+    value = np.asarray(confidence)
+    if value.ndim or value.dtype.kind not in "fiu" or not 0 < value < 1:
+        raise InputError(f"confidence: {confidence} is not between 0 and 1; 95% is 0.95")

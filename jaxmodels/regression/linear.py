@@ -236,6 +236,8 @@ def predict(
     if offset is None:
         return outputs
     offset = jnp.asarray(offset)
+    if offset.shape not in (outputs.shape, outputs.shape[:1]):
+        raise InputError(f"offset: got shape {offset.shape}, the predictions have {outputs.shape}")
     return outputs + (offset[:, None] if offset.ndim < outputs.ndim else offset)
 
 

@@ -25,6 +25,7 @@ from jaxmodels.numerics import distributions, lanes, robust
 from jaxmodels.numerics import levenberg_marquardt as lm
 from jaxmodels.numerics.problem import matmul
 from jaxmodels.numerics.qr import product
+from jaxmodels.regression import inputs
 from jaxmodels.regression import nonlinear_problem as given
 from jaxmodels.regression.nonlinear_problem import Data, Form
 
@@ -243,7 +244,6 @@ def _sandwich(problem: lm.Problem, params: Array, free: Array) -> Array:
     return matmul(scores, scores.T)
 
 
-@functools.partial(jax.jit, static_argnames=("of", "absolute_sigma"))
 def infer(
     solution: Solution,
     *,
@@ -270,9 +270,15 @@ def infer(
     >>> [round(float(each), 2) for each in (at.estimate, at.standard_error, *at.confidence_interval)]
     [21.08, 0.2, 20.43, 21.73]
     """
-    stats = solution.stats
-    if absolute_sigma and stats.sigma2 is None:
+    inputs.check_confidence(confidence)
+    if absolute_sigma and solution.stats.sigma2 is None:
         raise InputError("absolute_sigma: got True, the covariance of a robust loss has no such form: leave it False")
+    return _infer(solution, of, confidence, absolute_sigma)
+
+
+@functools.partial(jax.jit, static_argnames=("of", "absolute_sigma"))
+def _infer(solution, of, confidence, absolute_sigma):
+    stats = solution.stats
     flat, unravel = ravel_pytree(solution.params)
     of = (lambda params: params) if of is None else of
     estimate, restore = ravel_pytree(of(solution.params))
@@ -314,6 +320,11 @@ def multi_start(function: Callable, starts: PyTree, x: PyTree, y: Array, **optio
     >>> round(float(best.params), 3)
     2.5
     """
+    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(starts)]
+    if not shapes or () in shapes or len({shape[0] for shape in shapes}) != 1 or not shapes[0][0]:
+        raise InputError(
+            f"starts: got arrays of shapes {shapes}, each needs the same number of starts as its first axis"
+        )
     found = jax.vmap(lambda start: fit(function, start, x, y, **options))(starts)
     converged = jnp.isin(found.status, jnp.array([Status.ok, Status.rank_deficient, Status.underdetermined]))
     cost = jnp.where(jnp.isnan(found.stats.cost), jnp.inf, found.stats.cost)
@@ -330,8 +341,14 @@ def random_starts(key: Array, lower: PyTree, upper: PyTree, num_starts: int) -> 
     >>> sorted(int(each) for each in starts["rate"])
     [0, 1, 2, 3]
     """
-    low, unravel = ravel_pytree(jax.tree.map(jnp.asarray, lower))
-    high = ravel_pytree(jax.tree.map(jnp.asarray, upper))[0]
+    if isinstance(num_starts, bool) or not isinstance(num_starts, int) or num_starts < 1:
+        raise InputError(f"num_starts: got {num_starts!r}, needs an integer of at least 1")
+    lower, upper = (
+        jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf, float)), each) for each in (lower, upper)
+    )
+    if jax.tree.structure(lower) != jax.tree.structure(upper):
+        raise InputError(f"upper: got {jax.tree.structure(upper)}, lower has {jax.tree.structure(lower)}")
+    (low, unravel), (high, _) = ravel_pytree(lower), ravel_pytree(upper)
     place, shuffle = jax.random.split(key)
     strata = jnp.tile(jnp.arange(num_starts)[:, None], len(low))
     strata = jax.random.permutation(shuffle, strata, axis=0, independent=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import jax
@@ -74,7 +75,7 @@ def _check_options(form: Form) -> None:
         raise InputError(f"linear: got it with loss={form.loss!r}; parameters are eliminated for loss='squared' only")
     if form.tolerance is not None and not form.tolerance > 0:
         raise InputError(f"tolerance: got {form.tolerance!r}, needs a number above 0")
-    if isinstance(form.max_steps, bool) or not isinstance(form.max_steps, int) or form.max_steps < 1:
+    if isinstance(form.max_steps, bool) or not isinstance(form.max_steps, Integral) or form.max_steps < 1:
         raise InputError(f"max_steps: got {form.max_steps!r}, needs an integer of at least 1")
 
 
@@ -108,6 +109,11 @@ def _bounds(bounds: Any, params: PyTree, dtype: Any) -> tuple[Array | None, Arra
             bound = jax.tree.map(lambda leaf, bound=bound: jnp.full(leaf.shape, bound, dtype), params)
         if jax.tree.structure(bound) != structure:
             raise InputError(f"bounds: {name} is {jax.tree.structure(bound)}, needs a number or {structure} as params")
+        for leaf, own in zip(jax.tree.leaves(params), jax.tree.leaves(bound), strict=True):
+            if jnp.shape(own) not in ((), leaf.shape):
+                raise InputError(
+                    f"bounds: {name} has shape {jnp.shape(own)}, needs {leaf.shape} as params, or a number"
+                )
         bound = jax.tree.map(lambda leaf, own: jnp.broadcast_to(jnp.asarray(own, dtype), leaf.shape), params, bound)
         flat.append(ravel_pytree(bound)[0])
     return flat[0], flat[1]

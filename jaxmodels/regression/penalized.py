@@ -161,12 +161,27 @@ def _groups(groups: Any, data: Data, factors: Array) -> tuple[Array | None, int]
 def explain_values(choices: Choices, arguments: Arguments) -> None:
     """Raise ``InputError`` that names what is wrong with the values, on the host."""
     data = arguments.data
+    _explain_range(choices, data)
     if choices.family.name == "categorical" or data.y.ndim == 1:
         likelihood.explain_values(choices.family, data)
         return
     for column in range(len(data.y)):
         offset = data.offset if data.offset is None else data.offset[column]
         likelihood.explain_values(choices.family, data._replace(y=data.y[column], offset=offset))
+
+
+def _explain_range(choices: Choices, data: Data) -> None:
+    limits = np.finfo(data.x.dtype)
+    least, most = (limits.tiny / limits.eps) ** 0.5, (limits.max / len(data.x)) ** 0.5
+    given = {"x": data.x} | ({"y": data.y.T} if choices.gaussian else {})
+    for name, values in given.items():
+        largest = np.atleast_1d(np.abs(np.asarray(values)).max(axis=0))
+        outside = largest[(largest > 0) & np.isfinite(largest) & ((largest < least) | (largest > most))]
+        if outside.size:
+            raise InputError(
+                f"{name}: values up to {outside[0]:.1e}, whose squares {limits.dtype} does not hold: "
+                "divide by a constant, or pass float64"
+            )
 
 
 # Prepare --------------------------------------------------------------------------------------------------------------
@@ -192,10 +207,20 @@ def prepare(choices: Choices, arguments: Arguments, *, many: bool) -> Prepared:
     data, null, scale, level, separated = found
     status = jnp.where(separated, Status.separated, Status.ok)
     status = jnp.where(read.invalid | ~jnp.all(penalty_weights >= 0), Status.invalid_input, status)
-    nonfinite = read.nonfinite | ~jnp.all(jnp.isfinite(columns.mean))
+    nonfinite = read.nonfinite | ~jnp.all(jnp.isfinite(columns.mean)) | _leaves_range(columns.spread**2, columns.mean)
+    if choices.gaussian:
+        nonfinite |= _leaves_range(scale, jnp.max(jnp.abs(problem.targets), initial=0))
     status = jnp.where(nonfinite, Status.nonfinite, status).astype(jnp.int32)
     unit = _unit_penalty(choices, arguments, null.coefficients.shape)
     return Prepared(data, unit, null, lax.stop_gradient(scale), columns.center, columns.inverse, level, status)
+
+
+def _leaves_range(squares: Array, values: Array) -> Array:
+    """Whether a sum of squares is not finite, or nothing though the values are not."""
+    limits = jnp.finfo(squares.dtype)
+    least = float(limits.tiny) / float(limits.eps)
+    lost = (squares <= least) & (values != 0) & (jnp.abs(values) < least**0.5)
+    return ~jnp.all(jnp.isfinite(squares) & ~lost)
 
 
 def form_of(choices: Choices) -> Form:
