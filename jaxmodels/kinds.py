@@ -18,6 +18,7 @@ from jaxtyping import Array
 
 from jaxmodels import links
 from jaxmodels.links import Link
+from jaxmodels.numerics.distributions import stirling_error
 
 
 class Kind(NamedTuple):
@@ -297,8 +298,10 @@ def _negative_binomial_saturated(targets, dispersion):
 
 
 def _negative_binomial_normaliser(targets, _, dispersion):
-    saturated = _negative_binomial_saturated(targets, dispersion) - targets * jnp.log(dispersion)
-    return saturated + gammaln(targets + 1) + gammaln(1 / dispersion) - gammaln(targets + 1 / dispersion)
+    """Poisson's and what the dispersion adds; of gamma functions only Stirling's errors differ, so no digit cancels."""
+    number = 1 / jnp.asarray(dispersion, targets.dtype)
+    added = jnp.log1p(targets / number) / 2 + stirling_error(number) - stirling_error(targets + number)
+    return _poisson_normaliser(targets, None, None) + added
 
 
 def _draw_negative_binomial(key, mean, _, dispersion):

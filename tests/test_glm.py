@@ -591,6 +591,17 @@ def test_too_few_steps_are_told(rows):
     assert int(solution.status) == Status.max_steps
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_counts_that_vary_less_than_poissons_have_no_dispersion(x64, dtype):
+    """Whose likelihood has its maximum at 0; that of Poisson to the digits of the dtype."""
+    x = np.random.default_rng(1).normal(size=(30, 2)).astype(dtype)
+    y = (3 + np.arange(30) % 2).astype(dtype)
+    found = {family: glm.fit(x, y, family=family) for family in ("negative_binomial", "poisson")}
+    assert int(found["negative_binomial"].status) == Status.stalled
+    binomial, poisson = (glm.infer(each, x, y, family=family).log_likelihood for family, each in found.items())
+    np.testing.assert_allclose(binomial, poisson, rtol=100 * np.finfo(dtype).eps + 1e-7)
+
+
 @pytest.mark.parametrize("shape", [(4, 1), (3,), (1,)])
 def test_an_offset_of_another_shape_is_refused_in_predictions(shape):
     params = glm.LinearParams(jnp.array([1.0, 2.0]), jnp.array(0.0))

@@ -215,6 +215,17 @@ def test_a_parameter_too_many(x64):
     np.testing.assert_allclose(solution.stats.cost, 2 * theirs, rtol=1e-8)
 
 
+@pytest.mark.parametrize("bounds", [None, (0.0, 9.0)])
+def test_a_start_that_changes_nothing_is_not_called_converged(x64, bounds):
+    """Also where it lies on its bound."""
+    flat = nonlinear.fit(lambda b, x: b[0] ** 2 * x + b[1], np.array([0.0, 1.0]), X, 3 * X + 0.5, bounds=bounds)
+    assert int(flat.status) == Status.rank_deficient
+    unused = nonlinear.fit(lambda b, x: decay(b, x) + 0 * b[2], np.array([1.0, 1.0, 0.0]), X, Y, bounds=bounds)
+    assert int(unused.status) == Status.rank_deficient
+    held = nonlinear.fit(decay, np.array([1.0, 0.0]), X, Y, bounds=(np.zeros(2), np.array([9.0, 0.5])))
+    assert int(held.status) == Status.ok
+
+
 def test_gradient_descent_ends_where_fit_does():
     x, y = jnp.asarray(X, jnp.float32), jnp.asarray(Y, jnp.float32)
     runner = train.trainer(

@@ -9,8 +9,9 @@ to the one and the other converges in a few turns. The derivative is the implici
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +22,11 @@ from jaxmodels.numerics import newton
 from jaxmodels.numerics.newton import Loss, Problem
 
 MAX_TURNS = 50
-# Logarithms of the parameter beyond these count as no maximum.
-BOUND = 18.0
+
+
+def bound(dtype: Any) -> float:
+    """A logarithm of the parameter beyond it, above or below 0, counts as no maximum: rounding makes some there."""
+    return min(18.0, -math.log(8 * float(jnp.finfo(dtype).eps)))
 
 
 class _State(NamedTuple):
@@ -41,7 +45,7 @@ def estimate(
     tolerance: Float[Array, ""],
     max_steps: Int[Array, ""],
 ) -> Float[Array, ""]:
-    """The logarithm of the parameter; ``-BOUND`` or ``BOUND`` where the likelihood has no maximum in between.
+    """The logarithm of the parameter; ``-bound`` or ``bound`` where the likelihood has no maximum in between.
 
     Args:
       nll: static, ``(outputs [n, k], targets, parameter) -> [n]``, minus log density with all that depends on the
@@ -89,14 +93,14 @@ def _slope(nll: Callable[..., Array], problem: Problem, outputs: Array, log_para
 def _best(nll: Callable[..., Array], problem: Problem, outputs: Array, first: Array) -> Array:
     """Newton's method on the logarithm, steps at most 1 and downhill."""
     slope = functools.partial(_slope, nll, problem, outputs)
-    eps = float(jnp.finfo(first.dtype).eps)
+    eps, most = float(jnp.finfo(first.dtype).eps), bound(first.dtype)
 
     def step(state):
         point, _, turns = state
         value, curvature = jax.jvp(slope, (point,), (jnp.ones_like(point),))
         size = jnp.abs(value) / jnp.maximum(jnp.abs(curvature), float(jnp.finfo(first.dtype).tiny))
         move = -jnp.sign(value) * jnp.minimum(size, 1)
-        return jnp.clip(point + move, -BOUND, BOUND), jnp.abs(move), turns + 1
+        return jnp.clip(point + move, -most, most), jnp.abs(move), turns + 1
 
     def unfinished(state):
         return (state[1] > 4 * eps) & (state[2] < MAX_TURNS)

@@ -239,7 +239,7 @@ def _student_t_log_tails(size: Array, dof: Array) -> tuple[Array, Array]:
 def _student_t_log_density(size: Array, dof: Array) -> Array:
     a = jnp.where(jnp.isfinite(dof), dof, 1) / 2
     # Gamma(a + 1/2) / Gamma(a) / sqrt(a) -> 1, by Stirling's formula at both.
-    constant = _stirling_error(a + 0.5) - _stirling_error(a) - a * _deviance(0.5 / a, 1 + 0.5 / a)
+    constant = stirling_error(a + 0.5) - stirling_error(a) - a * _deviance(0.5 / a, 1 + 0.5 / a)
     ratio = size / jnp.sqrt(2 * a)
     large = ratio > 1
     log_power = jnp.where(large, 2 * jnp.log(jnp.where(large, ratio, 1)), 0)
@@ -293,7 +293,7 @@ def _log_beta_front(a: Array, b: Array, x: Array, y: Array) -> Array:
     # Stacked, because one graph for both sides compiles in half the time of two.
     shapes = jnp.stack([a, b])
     deviance = shapes * _deviance(jnp.stack([shift, -shift]) / shapes, jnp.stack([x, y]) * (total / shapes))
-    error = _stirling_error(jnp.stack([total, a, b]))
+    error = stirling_error(jnp.stack([total, a, b]))
     exponent = error[0] - error[1] - error[2] - deviance[0] - deviance[1]
     return exponent + jnp.log(a / total * b / (2 * math.pi)) / 2
 
@@ -326,7 +326,7 @@ def _log_incomplete_gamma(a: Array, x: Array) -> tuple[Array, Array]:
 
 def _log_gamma_front(a: Array, x: Array) -> Array:
     """``log(x^a e^-x / Gamma(a))``."""
-    exponent = -a * _deviance((x - a) / a, x / a) - _stirling_error(a)
+    exponent = -a * _deviance((x - a) / a, x / a) - stirling_error(a)
     return jnp.where(jnp.isinf(x), -jnp.inf, exponent + jnp.log(a / (2 * math.pi)) / 2)
 
 
@@ -385,7 +385,7 @@ def _deviance(u: Array, ratio: Array) -> Array:
     return jnp.where(near, u * v - 2 * v**3 * series, u - jnp.log(jnp.where(near, 1, ratio)))
 
 
-def _stirling_error(z: Array) -> Array:
+def stirling_error(z: Array) -> Array:
     """``log Gamma(z) - ((z - 1/2) log z - z + log(2 pi) / 2)``."""
     large = jnp.maximum(z, 10)
     inverse = 1 / large**2

@@ -151,7 +151,7 @@ def _fit(data, parameter, tolerance, max_steps, *, form: Form, estimate: bool) -
     bounded = jnp.bool_(False)
     if estimate:
         logarithm = dispersion.estimate(loss, likelihood.nll(form), problem, first, tolerance, max_steps)
-        bounded = jnp.abs(logarithm) >= dispersion.BOUND
+        bounded = jnp.abs(logarithm) >= dispersion.bound(logarithm.dtype)
         problem = likelihood.with_parameter(form, problem, jnp.exp(logarithm))
     solve = firth.solve if form.firth else newton.solve
     solved = solve(loss, problem, first, tolerance, max_steps)

@@ -204,10 +204,12 @@ def _implicit_jvp(cost, primals, tangents):
 
 
 def _on_bound(problem: lm.Problem, found: lm.State) -> Array:
-    at = found.at
+    """Which parameters their bound holds; one that changes nothing where it is, is not determined by that."""
+    params, free = found.at.params, jnp.any(found.at.inverse != 0, axis=1)
     if problem.lower is None or problem.upper is None:
-        return jnp.zeros(at.params.shape, bool)
-    return ((at.params <= problem.lower) | (at.params >= problem.upper)) & ~jnp.any(at.inverse != 0, axis=1)
+        return jnp.zeros(params.shape, bool)
+    _, jacobian = lm.rows(problem, params, jnp.eye(len(params), dtype=params.dtype))
+    return ((params <= problem.lower) | (params >= problem.upper)) & ~free & jnp.any(jacobian != 0, axis=1)
 
 
 def _stats(form: Form, data: Data, problem: lm.Problem, found: lm.State, back: np.ndarray) -> NonlinearStats:
