@@ -2,17 +2,18 @@
 
     python bench/nonlinear.py [--quick] [--rounds 5]
 
-One JSON line a candidate. Candidates of a question take turns in one process, and ``ratio`` is the median of jaxmodels
-over that candidate's: below 1, jaxmodels is faster. Compilation is timed apart. Same model, same starts; both sides
-give standard errors. ``error`` is how far the parameters are from the minimum at most, in standard errors: the
-tolerances, curve_fit's own and that of jaxmodels here, are such that it is alike, where the default of jaxmodels would
-go on to 1e-9. curve_fit is timed on ``timed_on`` of the curves where all would take minutes; where it gives up it is
-counted as ``failed``, and its time counts. The last question is for accelerators: a million small fits in float32.
+One JSON line a candidate. Candidates of a question take turns in one process, and ``ratio`` is the median of the
+candidate over that of curve_fit: below 1, it is faster. Many curves are also spread over devices, where the CPU is so
+many of them as it has cores: XLA runs a program of small operations on one. Compilation is timed apart. Same model,
+same starts; both sides give standard errors. ``error`` is how far the parameters are from the minimum at most, in
+standard errors: the tolerances, curve_fit's own and that of jaxmodels here, are such that it is alike, where the
+default of jaxmodels would go on to 1e-9. curve_fit is timed on ``timed_on`` of the curves where all would take minutes;
+where it gives up it is counted as ``failed``, and its time counts. The last question is for accelerators: a million
+small fits in float32.
 
-Last runs, jax 0.10.2, ratios on two Zen cores and on two quiet Xeon cores (Emerald Rapids): one fit of 1000 x 4 0.47 to
-0.55 and 0.52; 10,000 together 0.12 and 0.33 (there curve_fit is twice as fast, and caches beyond the second level are
-slow); 160,000 of 140 x 5 0.07, in 11 s, and 0.15, in 10 s; 10,000 of 25 x 5 in float32 0.08 and 0.15. No accelerator
-was at hand.
+Last run, jax 0.10.2, on two quiet Xeon cores (Emerald Rapids): one fit of 1000 x 4 0.47; 10,000 together 0.20, over
+devices 0.10; 160,000 of 140 x 5 0.13 and 0.05, in 8 and 3.4 s; 10,000 of 25 x 5 in float32 0.10 and 0.05. No
+accelerator was at hand.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from __future__ import annotations
 import argparse
 import functools
 import json
+import math
+import os
 
 import jax
 import jax.numpy as jnp
@@ -41,6 +44,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
+    jax.config.update("jax_num_cpu_devices", os.cpu_count())
     many, most = (200, 1_000) if options.quick else (10_000, 160_000)
     compare(1, num_points=1000, num_params=4, rounds=5 * options.rounds)
     compare(many, num_points=1000, num_params=4, rounds=options.rounds)
@@ -71,6 +75,16 @@ def jaxmodels_fit(x, y, *, num_params, tolerance=None):
     return one(y[0]) if len(y) == 1 else jax.vmap(one)(y)
 
 
+def spread(fit, data):
+    """``fit`` and its data with the curves over all devices."""
+    num_devices = math.gcd(jax.device_count(), len(data[1]))
+    mesh = jax.make_mesh((num_devices,), ("curves",), axis_types=(jax.sharding.AxisType.Auto,))
+    everywhere, curves = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec("curves")
+    places = [jax.sharding.NamedSharding(mesh, spec) for spec in (everywhere, curves)]
+    fit = jax.shard_map(fit, mesh=mesh, in_specs=(everywhere, curves), out_specs=curves, check_vma=False)
+    return jax.jit(fit), [jax.device_put(each, place) for each, place in zip(data, places, strict=True)]
+
+
 def scipy_fit(x, y, *, num_params):
     def function(x, *params):
         return curve(params, x, np.exp)
@@ -93,37 +107,37 @@ def compare(num_curves: int, *, num_points: int, num_params: int, rounds: int, d
     part = min(num_curves, 1000)
     data = jax.device_put((x.astype(dtype), y.astype(dtype)))
     fit = functools.partial(jaxmodels_fit, num_params=num_params, tolerance=TOLERANCE[dtype])
-    candidates = {
-        "jaxmodels": lambda: fit(*data),
-        "curve_fit": lambda: scipy_fit(x, y[:part], num_params=num_params),
-    }
+    candidates = {"jaxmodels": lambda: fit(*data)}
+    if num_curves > 1 and jax.device_count() > 1:
+        spread_fit, spread_data = spread(fit, data)
+        candidates["jaxmodels, over devices"] = lambda: spread_fit(*spread_data)
+    candidates["curve_fit"] = lambda: scipy_fit(x, y[:part], num_params=num_params)
     timed = benchmark.take_turns(candidates, rounds=rounds)
-    params, _, status = (np.asarray(each).reshape(num_curves, -1) for each in timed["jaxmodels"].result)
-    theirs = timed["curve_fit"].result
-    minimum, unit, _ = (
-        np.asarray(each).reshape(part, -1) for each in jaxmodels_fit(x, y[:part], num_params=num_params)
-    )
-    error = {"jaxmodels": np.abs(params[:part] - minimum) / unit, "curve_fit": np.abs(theirs - minimum) / unit}
-    scales = {"jaxmodels": 1.0, "curve_fit": num_curves / part}
+    minimum, unit, _ = of_lanes(jaxmodels_fit(x, y[:part], num_params=num_params), part)
     for name, timing in timed.items():
-        seconds = scales[name] * timing.median
+        theirs = name == "curve_fit"
+        scale = num_curves / part if theirs else 1.0
+        params = timing.result if theirs else of_lanes(timing.result, num_curves)[0]
         line = {
             "question": f"{num_curves} of {num_points} x {num_params} {dtype}",
             "candidate": name,
-            "milliseconds": round(1e3 * seconds, 3),
-            "ratio": round(timed["jaxmodels"].over(timing).value / scales[name], 4),
-            "fits_a_second": round(num_curves / seconds),
-            "error": float(f"{np.nanmax(error[name]):.1e}"),
+            "milliseconds": round(1e3 * scale * timing.median, 3),
+            "ratio": round(timing.over(timed["curve_fit"]).value * scale * part / num_curves, 4),
+            "fits_a_second": round(num_curves / (scale * timing.median)),
+            "error": float(f"{np.nanmax(np.abs(params[:part] - minimum) / unit):.1e}"),
             "rounds": rounds,
         }
-        if name == "jaxmodels":
-            line |= {
-                "compile_milliseconds": round(1e3 * (timing.first_seconds - seconds)),
-                "failed": int((status != 0).sum()),
-            }
+        if theirs:
+            line |= {"timed_on": part, "failed": int(np.isnan(params).any(axis=1).sum())}
         else:
-            line |= {"timed_on": part, "failed": int(np.isnan(theirs).any(axis=1).sum())}
+            compiling = timing.first_seconds - timing.median
+            failed = int(np.count_nonzero(of_lanes(timing.result, num_curves)[2]))
+            line |= {"compile_milliseconds": round(1e3 * compiling), "failed": failed}
         print(json.dumps(line | benchmark.around()), flush=True)
+
+
+def of_lanes(result, num_lanes: int) -> list[np.ndarray]:
+    return [np.asarray(each).reshape(num_lanes, -1) for each in result]
 
 
 if __name__ == "__main__":

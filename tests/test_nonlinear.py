@@ -18,6 +18,7 @@ from jaxmodels.regression import nonlinear
 X = np.linspace(0, 5, 40)
 Y = 3 * np.exp(-0.7 * X) + 0.05 * np.random.default_rng(0).normal(size=40)
 START = np.array([1.0, 1.0])
+NO_LIMITS = lm.Limits(lower=None, upper=None, magnitude=jnp.ones(()))
 
 
 def decay(params, x):
@@ -85,14 +86,15 @@ def test_linear_models_are_householders(x64, dtype, units):
     """Also by one Gram matrix in the basis of the point before, as two rates become one and part again."""
     units, eps = np.array(units), np.finfo(dtype).eps
 
-    def residuals(params):
+    def residuals(_, params):
         first, second = (params * units.astype(dtype)).reshape(2, 2)
         return (Y - decay(first, X) - decay(second, X)).astype(dtype)
 
     squared = robust.LOSSES["squared"]
-    problem = lm.Problem(residuals, squared, 0, None, None, magnitude=jnp.ones(()), tolerance=1e-9, max_steps=9)
-    state = lm.start(problem, jnp.zeros(4, dtype))
-    look = jax.jit(lambda at, trial: lm.look(problem, state._replace(at=at, trial=trial)))
+    problem = lm.Problem(residuals, squared, num_linear=0, tolerance=1e-9, max_steps=9)
+    each = lanes.each_alone((None, jnp.zeros(4, dtype), NO_LIMITS))
+    state = lm.start(problem, each)
+    look = jax.jit(lambda at, trial: lm.look(problem, state._replace(at=at, trial=trial), each))
     at, ranks, basis = state.at, [], np.eye(4)
     for rate in (3, 2.5, 1.5, 0.6, 0.51, 0.5, 0.6, 2):
         params = np.array([1, 0.5, 2, rate])
@@ -101,7 +103,7 @@ def test_linear_models_are_householders(x64, dtype, units):
         jacobian = np.stack([first, -X * first, second, -2 * X * second], axis=1)
         rotation, upper = np.linalg.qr(jacobian)
         # A Gram matrix loses the square of the condition that is left in the basis of the point before.
-        loss = 100 * eps * max(np.linalg.cond(jacobian), min(np.linalg.cond(jacobian @ basis), eps**-0.25) ** 2)
+        loss = 100 * eps * max(np.linalg.cond(jacobian), min(np.linalg.cond(jacobian @ basis), eps ** (-1 / 3)) ** 2)
         kept = np.asarray(jnp.any(at.inverse != 0, axis=1))
         ranks.append(kept.sum())
         if kept.all():
@@ -121,16 +123,17 @@ def test_looks_keep_the_parameters_that_a_full_factor_keeps(num_params, unit):
     design = np.random.default_rng(0).normal(size=(200, num_params)).astype("float32")
     least = qr.DEPENDENT * qr.growth(num_params) * np.finfo("float32").eps
 
-    def residuals(params):
+    def residuals(_, params):
         *others, last = jnp.split(params * np.float32(unit), [num_params - 1])
         line = jnp.concatenate([*others, jnp.zeros(1)])
         return -(design @ line + design[:, 0] * last + design[:, -1] * last**2 / 2)
 
     squared = robust.LOSSES["squared"]
-    problem = lm.Problem(residuals, squared, 0, None, None, magnitude=jnp.ones(()), tolerance=1e-4, max_steps=9)
-    state = lm.start(problem, jnp.ones(num_params) / np.float32(unit))
-    look = jax.jit(lambda at, trial: lm.look(problem, state._replace(at=at, trial=trial)))
-    in_full = jax.jit(lambda trial: lm.linearise(problem, trial))
+    problem = lm.Problem(residuals, squared, num_linear=0, tolerance=1e-4, max_steps=9)
+    each = lanes.each_alone((None, jnp.ones(num_params) / np.float32(unit), NO_LIMITS))
+    state = lm.start(problem, each)
+    look = jax.jit(lambda at, trial: lm.look(problem, state._replace(at=at, trial=trial), each))
+    in_full = jax.jit(lambda trial: lm.linearise(problem, None, trial))
     at, kept = state.at, []
     for distance in (1e4, 1e3, 100, 10, 1.5, 1.3, 0.8, 0.1, 0.01, 0.1, 10, 1e4):
         trial = state.trial.at[-1].set(np.float32(distance * least / unit))
@@ -153,7 +156,7 @@ def test_units_of_parameters_do_not_matter():
 
 def test_lanes_alone_and_together(x64, monkeypatch):
     """Ragged lanes, one that is hopeless and one that does not converge: the others stay as they are, bit for bit."""
-    monkeypatch.setattr(lanes, "CPU_GROUP_BYTES", 1)  # groups of 8 lanes, the last of them not full
+    monkeypatch.setattr(lanes, "CPU_GROUP_LANES", 8)  # of the last group not all
     num_lanes = 20
     rates = np.linspace(0.2, 3, num_lanes)
     y = np.exp(-rates[:, None] * X) * 2 + 0.01 * np.random.default_rng(1).normal(size=(num_lanes, 40))
@@ -178,6 +181,44 @@ def test_lanes_alone_and_together(x64, monkeypatch):
             optimize.curve_fit(lambda x, a, b: a * np.exp(-b * x), X[cut], y[lane][cut], START, xtol=1e-14)[0],
             rtol=1e-6,
         )
+
+
+def waves(params, x):
+    return params[0] + params[1:5] @ jnp.sin(jnp.arange(1, 5)[:, None] * x) + params[5] * jnp.exp(-params[6] * x)
+
+
+@pytest.mark.parametrize("options", [{}, {"bounds": (0.1, np.array([9, 9, 9, 9, 9, 2.5, 0.9]))}, {"linear": range(6)}])
+@pytest.mark.parametrize("function", [decay, waves])  # of so few parameters that entries are lanes, and of more
+def test_lanes_are_the_loop(x64, monkeypatch, function, options):
+    """A few lanes at a time of a larger group, whatever a turn does."""
+    monkeypatch.setattr(lanes, "CPU_FEW_BYTES", 1)
+    num_params, num_lanes = {decay: 2, waves: 7}[function], 20
+    if "bounds" in options:
+        options = {"bounds": (options["bounds"][0], options["bounds"][1][-num_params:])}
+    elif options:
+        options = {"linear": range(num_params - 1)}
+    random = np.random.default_rng(2)
+    truth = random.uniform(0.5, 2, (num_lanes, num_params))
+    y = jax.vmap(function, (0, None))(truth, X) + 0.02 * random.normal(size=(num_lanes, 40))
+    fit = jax.jit(lambda y: nonlinear.fit(function, np.full(num_params, 0.8), X, y, **options))
+    together = jax.vmap(fit)(y)
+    assert not together.status.any()
+    for lane in range(num_lanes):
+        alone = fit(y[lane])
+        np.testing.assert_allclose(together.params[lane], alone.params, rtol=1e-8)
+        np.testing.assert_allclose(together.stats.covariance[lane], alone.stats.covariance, rtol=1e-6, atol=1e-12)
+        np.testing.assert_array_equal(together.stats.free[lane], alone.stats.free)
+    if "bounds" in options:
+        assert 0 < together.stats.free.sum() < together.stats.free.size
+
+
+def test_lanes_over_eight_devices(x64):
+    mesh = jax.make_mesh((8,), ("lanes",), axis_types=(jax.sharding.AxisType.Auto,))
+    lanes_of = jax.sharding.PartitionSpec("lanes")
+    y = Y * np.linspace(0.5, 2, 24)[:, None]
+    fit = jax.vmap(lambda y: nonlinear.fit(decay, START, X, y))
+    spread = jax.jit(jax.shard_map(fit, mesh=mesh, in_specs=lanes_of, out_specs=lanes_of, check_vma=False))
+    np.testing.assert_allclose(spread(y).params, fit(y).params, rtol=1e-9)
 
 
 def test_rows_over_eight_devices(x64):

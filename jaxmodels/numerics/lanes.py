@@ -2,8 +2,10 @@
 
 Under ``vmap`` a ``while_loop`` runs until its last lane is done, and all lanes pay for every turn. Here lanes run in
 groups for a few turns; then those that are not done are moved together, and only the groups that they fill go on.
-What a turn needs of a lane is gathered once a round. A group has so many lanes as stay in the caches of a CPU, and
-are enough for its cores.
+
+The state of a group has its lanes last: ``[p, p, lanes]``. What is done with small matrices, entry by entry, is then
+done with vectors. What reads a lane's inputs is done for a few lanes at a time, so that on a CPU what it makes of them
+stays in the second-level cache.
 """
 
 from __future__ import annotations
@@ -14,36 +16,46 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array
+from jaxtyping import Array, Bool
 
 PyTree = Any
 
 TURNS_A_ROUND = 3
-# What the inputs of a group's lanes take, and how many there are at most: a group runs on while one lane does.
-CPU_GROUP_BYTES, GROUP_BYTES = 2**20, 2**27
-CPU_GROUP_LANES, GROUP_LANES = 512, 2**17
+# What the inputs take of the lanes that are read at a time, and of a group, and how many lanes a group has at most: it
+# runs on while one lane does.
+CPU_FEW_BYTES, CPU_GROUP_BYTES, CPU_GROUP_LANES = 2**16, 2**22, 512
+FEW_BYTES, GROUP_BYTES, GROUP_LANES = 2**27, 2**27, 2**17
 
 
 def loop(start: Callable, turn: Callable, unfinished: Callable) -> Callable[[PyTree], PyTree]:
-    """``state = start(inputs); while unfinished(state): state = turn(inputs, state)``.
+    """``state = start(each); while unfinished(state): state = turn(state, each)``.
+
+    ``each(function, *args, wanted=None, otherwise=None)`` is ``function(inputs, *args)`` for each lane by itself, of
+    arrays without an axis of lanes. With ``wanted`` it is that where it is true, else ``otherwise``, and nothing is
+    computed where no lane wants it.
 
     Args:
-      start: ``inputs -> state``.
-      turn: ``(inputs, state) -> state`` of the same shapes.
-      unfinished: ``state -> bool``.
+      start: ``each -> state``.
+      turn: ``(state, each) -> state`` of the same shapes.
+      unfinished: ``state -> bool``. All three are given arrays that may end in an axis of lanes.
 
     Returns:
       ``inputs -> state``; under ``vmap``, lanes come and go as said above. None of the three closes over a traced
       value.
 
-    >>> halve = loop(lambda x: (x, 0), lambda x, state: (state[0] / 2, state[1] + 1), lambda state: state[0] > 1)
+    >>> halve = loop(
+    ...     lambda each: (each(lambda x: x), each(lambda x: jnp.int32(0))),
+    ...     lambda state, each: (state[0] / 2, state[1] + 1),
+    ...     lambda state: state[0] > 1,
+    ... )
     >>> [each.tolist() for each in jax.vmap(halve)(jnp.array([1.0, 8.0, 3.0]))]
     [[1.0, 1.0, 0.75], [0, 3, 2]]
     """
 
     @jax.custom_batching.custom_vmap
     def alone(inputs):
-        return lax.while_loop(unfinished, lambda state: turn(inputs, state), start(inputs))
+        each = each_alone(inputs)
+        return lax.while_loop(unfinished, lambda state: turn(state, each), start(each))
 
     @alone.def_vmap
     def together(num_lanes, in_batched, inputs):
@@ -57,70 +69,148 @@ def loop(start: Callable, turn: Callable, unfinished: Callable) -> Callable[[PyT
                 [next(own) if is_batched else leaf for leaf, is_batched in zip(leaves, batched, strict=True)]
             )
 
-        def advance(lane, state):
-            going = unfinished(state)
-            after = turn(whole(lane), state)
-            return jax.tree.map(lambda new, old: jnp.where(going, new, old), after, state)
+        def rounds(*limits):
+            few, size = _sizes(lanes, *limits)
 
-        def rounds(group_bytes, group_lanes):
-            size = _group_size(lanes, group_bytes, group_lanes)
-            return lambda lanes: _rounds(lambda lane: start(whole(lane)), advance, unfinished, lanes, size)
+            def begin(own):
+                return start(_each(whole, own, few, jnp.ones(size, bool)))
+
+            def advance(own, state):
+                going = unfinished(state)
+                return select(going, turn(state, _each(whole, own, few, going)), state)
+
+            return lambda lanes: _rounds(begin, advance, unfinished, lanes, size)
 
         state = lax.platform_dependent(
-            lanes, cpu=rounds(CPU_GROUP_BYTES, CPU_GROUP_LANES), default=rounds(GROUP_BYTES, GROUP_LANES)
+            lanes,
+            cpu=rounds(CPU_FEW_BYTES, CPU_GROUP_BYTES, CPU_GROUP_LANES),
+            default=rounds(FEW_BYTES, GROUP_BYTES, GROUP_LANES),
         )
         return state, jax.tree.map(lambda _: True, state)
 
     return alone
 
 
-def _group_size(lanes: list[Array], group_bytes: int, group_lanes: int) -> int:
-    """A multiple of 8 where there are many lanes, so that a lane's arithmetic is that of any other."""
+def _sizes(lanes: list[Array], few_bytes: int, group_bytes: int, group_lanes: int) -> tuple[int, int]:
+    """How many lanes to read at a time, and of a group: so many times as many.
+
+    A multiple of 8 where there are many lanes, so that a lane's arithmetic is that of any other.
+    """
     num_lanes = len(lanes[0])
     bytes_a_lane = max(1, sum(leaf.size * leaf.dtype.itemsize for leaf in lanes) // num_lanes)
-    return min(num_lanes, group_lanes, max(8, group_bytes // bytes_a_lane // 8 * 8))
+    few = min(num_lanes, group_lanes, max(8, few_bytes // bytes_a_lane // 8 * 8))
+    most = min(-(-num_lanes // few) * few, group_lanes, group_bytes // bytes_a_lane)
+    return few, max(1, most // few) * few
 
 
-def _rounds(start: Callable, advance: Callable, unfinished: Callable, lanes: list[Array], size: int) -> PyTree:
+def each_alone(inputs: PyTree) -> Callable:
+    """``each`` of one lane."""
+
+    def each(function, *args, wanted=None, otherwise=None):
+        if wanted is None:
+            return function(inputs, *args)
+        return at_most_once(wanted, lambda _, *args: function(inputs, *args), otherwise, *args)
+
+    return each
+
+
+def _each(whole: Callable, own: list[Array], few: int, going: Bool[Array, " lanes"]) -> Callable:
+    """``each`` of a group, a few lanes at a time; those that are done have no part in it."""
+
+    def each(function, *args, wanted=None, otherwise=None):
+        def of_lane(lane, args):
+            return function(whole(lane), *args)
+
+        def of_few(run):
+            wanted, *given = run
+            shapes = jax.eval_shape(jax.vmap(of_lane), *given)
+            nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+            return at_most_once(jnp.any(wanted), lambda _, *given: jax.vmap(of_lane)(*given), nothing, *given)
+
+        def of_all(_, *given):
+            runs = jax.tree.map(lambda leaf: leaf.reshape(-1, few, *leaf.shape[1:]), given)
+            return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), lax.map(of_few, runs))
+
+        given = going if wanted is None else going & wanted, own, _lanes_first(args)
+        if wanted is None:
+            return _lanes_last(of_all(None, *given))
+        found = at_most_once(jnp.any(given[0]), of_all, _lanes_first(otherwise), *given)
+        return select(wanted, _lanes_last(found), otherwise)
+
+    return each
+
+
+def _rounds(begin: Callable, advance: Callable, unfinished: Callable, lanes: list[Array], size: int) -> PyTree:
     num_lanes = len(lanes[0])
     num_groups = -(-num_lanes // size)
 
-    def take(tree, index):
-        return jax.tree.map(lambda leaf: jnp.take(leaf, index, axis=0, mode="clip"), tree)
-
-    def put(tree, index, group):
-        # An index beyond the last lane fills a group up, and is dropped here.
-        return jax.tree.map(lambda leaf, new: leaf.at[index].set(new, mode="drop"), tree, group)
-
-    def begin(index):
-        return jax.vmap(start)(take(lanes, index))
+    def inputs(index):
+        # An index beyond the last lane fills a group up, and is dropped when the group is put back.
+        return [jnp.take(leaf, index, axis=0, mode="clip") for leaf in lanes]
 
     def run(index, state):
-        own = take(lanes, index)
+        own = inputs(index)
 
         def go_on(carry):
-            return (carry[0] < TURNS_A_ROUND) & jnp.any(jax.vmap(unfinished)(carry[1]))
+            return (carry[0] < TURNS_A_ROUND) & jnp.any(unfinished(carry[1]))
 
         def one_turn(carry):
-            return carry[0] + 1, jax.vmap(advance)(own, carry[1])
+            return carry[0] + 1, advance(own, carry[1])
 
-        return lax.while_loop(go_on, one_turn, (0, take(state, index)))[1]
+        group = jax.tree.map(lambda leaf: jnp.take(leaf, index, axis=-1, mode="clip"), state)
+        return lax.while_loop(go_on, one_turn, (0, group))[1]
 
     def one_round(state):
-        active = jax.vmap(unfinished)(state)
-        order = jnp.argsort(~active, stable=True)
-        order = jnp.where(jnp.arange(num_lanes) < jnp.sum(active), order, num_lanes)
-        order = jnp.pad(order, (0, num_groups * size - num_lanes), constant_values=num_lanes)
+        active = unfinished(state)
+        place = jnp.where(active, jnp.cumsum(active) - 1, num_groups * size)
+        order = jnp.full(num_groups * size, num_lanes).at[place].set(jnp.arange(num_lanes), mode="drop")
 
         def one_group(i, state):
             index = lax.dynamic_slice_in_dim(order, i * size, size)
-            return put(state, index, run(index, state))
+            group = run(index, state)
+            return jax.tree.map(lambda leaf, new: leaf.at[..., index].set(new, mode="drop"), state, group)
 
         return lax.fori_loop(0, (jnp.sum(active) + size - 1) // size, one_group, state)
 
     first = jnp.arange(num_groups * size).reshape(num_groups, size)
-    state = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:num_lanes], lax.map(begin, first))
-    return lax.while_loop(lambda state: jnp.any(jax.vmap(unfinished)(state)), one_round, state)
+    state = lax.map(lambda index: begin(inputs(index)), first)
+    state = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -2), state)
+    state = jax.tree.map(lambda leaf: leaf.reshape(*leaf.shape[:-2], -1)[..., :num_lanes], state)
+    return _lanes_first(lax.while_loop(lambda state: jnp.any(unfinished(state)), one_round, state))
+
+
+def _lanes_first(tree: PyTree) -> PyTree:
+    return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, -1, 0), tree)
+
+
+def _lanes_last(tree: PyTree) -> PyTree:
+    return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -1), tree)
+
+
+def select(predicate: Bool[Array, "*lanes"], new: PyTree, old: PyTree) -> PyTree:
+    """``new`` where ``predicate`` else ``old``; arrays end in the axis of lanes, if there is one."""
+    return jax.tree.map(lambda new, old: jnp.where(predicate, new, old), new, old)
+
+
+def one_by_one(function: Callable) -> Callable:
+    """``function`` of a matrix, and of each matrix where there is an axis of lanes at the end."""
+
+    def of_lanes(matrix, *args):
+        if matrix.ndim == 2:
+            return function(matrix, *args)
+        return jax.vmap(lambda lane: function(lane, *args), -1, -1)(matrix)
+
+    return of_lanes
+
+
+def while_loop(unfinished: Callable, turn: Callable, state: PyTree) -> PyTree:
+    """``lax.while_loop`` of a state that may end in an axis of lanes, each of which stays as it is once done."""
+
+    def advance(state):
+        going = unfinished(state)
+        return turn(state) if going.ndim == 0 else select(going, turn(state), state)
+
+    return lax.while_loop(lambda state: jnp.any(unfinished(state)), advance, state)
 
 
 def at_most_once(predicate: Array, function: Callable[..., Any], state: Any, *inputs: Any) -> Any:

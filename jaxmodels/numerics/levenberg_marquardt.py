@@ -20,170 +20,200 @@ longer than the start lands where nothing can be learnt.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxmodels.core import Status
-from jaxmodels.numerics import qr
-from jaxmodels.numerics.lanes import at_most_once
+from jaxmodels.numerics import lanes, qr
 from jaxmodels.numerics.problem import matmul
 from jaxmodels.numerics.qr import product
 from jaxmodels.numerics.robust import LEAST_CURVATURE, Rho
 
 RUNNING = -1
 LEAST_GAIN, POOR_GAIN, GOOD_GAIN = 1e-4, 0.25, 0.75
-MAX_DAMPINGS = 10
+MAX_DAMPINGS, RADIUS_ERROR = 10, 0.1
 
 
 class Problem(NamedTuple):
-    """What is minimised; static but for the bounds and ``magnitude``."""
+    """What is minimised; static."""
 
-    residuals: Callable[[Array], Array]
-    """``[p] -> [m]``."""
+    residuals: Callable[[Any, Array], Array]
+    """``(data, [p]) -> [m]``."""
     loss: Callable[[Array], Rho]
     num_linear: int
     """So many parameters, the first, enter linearly."""
-    lower: Float[Array, " p"] | None
-    upper: Float[Array, " p"] | None
-    """Of both bounds, ``None`` where there are none."""
-    magnitude: Float[Array, ""]
-    """``|r|`` is the difference of terms as large as this: what its rounding is measured by."""
     tolerance: float
     max_steps: int
+
+
+class Limits(NamedTuple):
+    """What a search keeps to."""
+
+    lower: Float[Array, "p *lanes"] | None
+    upper: Float[Array, "p *lanes"] | None
+    """Of both bounds, ``None`` where there are none."""
+    magnitude: Float[Array, "*lanes"]
+    """``|r|`` is the difference of terms as large as this: what its rounding is measured by."""
 
 
 class Linearised(NamedTuple):
     """``cost(params + s) ~ cost - |rotated|^2 + |rotated - upper s|^2``."""
 
+    params: Float[Array, "p *lanes"]
+    cost: Float[Array, "*lanes"]
+    """Infinite where the residuals or their derivatives are not finite."""
+    upper: Float[Array, "p p *lanes"]
+    inverse: Float[Array, "p p *lanes"]
+    """Zero rows and columns for a parameter that a bound holds, or that depends on the others."""
+    rotated: Float[Array, "p *lanes"]
+    held: Bool[Array, "p *lanes"]
+    """By a bound."""
+
+
+class Seen(NamedTuple):
+    """The normal equations at a point, in a basis of the parameters; of one lane."""
+
     params: Float[Array, " p"]
     cost: Float[Array, ""]
-    """Infinite where the residuals or their derivatives are not finite."""
-    upper: Float[Array, "p p"]
-    inverse: Float[Array, "p p"]
-    """Zero rows and columns for a parameter that is held: it lies on its bound, or depends on the others."""
-    rotated: Float[Array, " p"]
+    gram: Float[Array, "p p"]
+    descent: Float[Array, " p"]
 
 
 class State(NamedTuple):
-    """Where a fit stands."""
+    """Where a search stands."""
 
+    limits: Limits
     at: Linearised
-    trial: Float[Array, " p"]
+    trial: Float[Array, "p *lanes"]
     """Where the next turn looks."""
-    scale: Float[Array, " p"]
-    radius: Float[Array, ""]
-    damping: Float[Array, ""]
-    rejected: Int[Array, ""]
+    scale: Float[Array, "p *lanes"]
+    radius: Float[Array, "*lanes"]
+    rejected: Int[Array, "*lanes"]
     """Steps in a row that were not taken."""
-    num_steps: Int[Array, ""]
+    num_steps: Int[Array, "*lanes"]
     """Of which the first looks at the starting point."""
-    status: Int[Array, ""]
+    status: Int[Array, "*lanes"]
 
 
-def start(problem: Problem, params: Float[Array, " p"]) -> State:
-    """The state before anything is known but where to begin."""
-    square = jnp.zeros((len(params),) * 2, params.dtype)
-    at = Linearised(params, jnp.asarray(jnp.inf, params.dtype), square, square, jnp.zeros_like(params))
-    zero, count = jnp.zeros((), params.dtype), jnp.zeros((), jnp.int32)
-    return State(at, params, jnp.zeros_like(params[problem.num_linear :]), zero, zero, count, count, count + RUNNING)
+def search(problem: Problem) -> Callable[[tuple[Any, Array, Limits]], State]:
+    """``(data, params, limits) -> the last state`` of a search from params, which ``vmap`` maps over many."""
+
+    return lanes.loop(
+        functools.partial(start, problem), functools.partial(turn, problem), lambda state: state.status == RUNNING
+    )
 
 
-def unfinished(state: State) -> Array:
-    """Whether there is a step to take."""
-    return state.status == RUNNING
+def start(problem: Problem, each: Callable) -> State:
+    """Before anything is known but where to begin."""
+    params, limits = each(lambda inputs: inputs[1:])
+    square, zero = jnp.zeros((len(params), *params.shape), params.dtype), jnp.zeros_like(params[0])
+    at = Linearised(params, zero + jnp.inf, square, square, square[0], jnp.zeros(params.shape, bool))
+    count = jnp.zeros(zero.shape, jnp.int32)
+    return State(limits, at, params, square[0, problem.num_linear :], zero, count, count, count + RUNNING)
 
 
-def turn(problem: Problem, state: State) -> State:
+def turn(problem: Problem, state: State, each: Callable) -> State:
     """Look at the trial point, move to it or not, and choose the next."""
-    q, at, new = problem.num_linear, state.at, look(problem, state)
+    q, at, new = problem.num_linear, state.at, look(problem, state, each)
     first = state.num_steps == 0
     step = (state.trial - at.params)[q:]
-    gain = jnp.where(first, jnp.where(jnp.isfinite(new.cost), 1, -1), _gain(problem, at, new, step))
+    gain = jnp.where(first, jnp.where(jnp.isfinite(new.cost), 1, -1), _gain(problem, state, new, step))
     taken = gain > LEAST_GAIN
-    length = jnp.linalg.norm(state.scale * step)
-    shorter = ~taken | ((gain < POOR_GAIN) & ~_rounded(problem, at))
-    radius = jnp.where(gain > GOOD_GAIN, jnp.maximum(state.radius, 2 * length), state.radius)
-    radius = jnp.where(shorter, POOR_GAIN * jnp.minimum(length, state.radius), radius)
     scale = jnp.where(taken, _lengths(problem, new, state.scale), state.scale)
-    reach = jnp.linalg.norm(scale * new.params[q:])
-    after = State(
-        at=jax.tree.map(lambda moved, still: jnp.where(taken, moved, still), new, at),
-        trial=state.trial,
+    reach = jnp.linalg.norm(scale * new.params[q:], axis=0)
+    after = state._replace(
+        at=lanes.select(taken, new, at),
         scale=scale,
-        radius=jnp.where(first, jnp.where(reach > 0, reach, 1), radius),
-        damping=state.damping,
+        radius=jnp.where(first, jnp.where(reach > 0, reach, 1), _radius(problem, state, gain, step)),
         rejected=jnp.where(taken, 0, state.rejected + 1),
         num_steps=state.num_steps + 1,
-        status=state.status,
     )
-    unmoved = jnp.all(jnp.abs(step) <= jnp.finfo(step.dtype).eps * jnp.abs(at.params[q:]))
+    unmoved = jnp.all(jnp.abs(step) <= jnp.finfo(step.dtype).eps * jnp.abs(at.params[q:]), axis=0)
     status = jnp.where(first & ~taken, Status.nonfinite, _status(problem, after, unmoved & ~taken & ~first))
-    move, damping = _damped_step(problem, after)
-    trial = after.at.params.at[q:].add(move)
-    trial = trial if problem.lower is None else jnp.clip(trial, problem.lower, problem.upper)
-    return after._replace(trial=trial, damping=damping, status=status.astype(jnp.int32))
+    trial = after.at.params.at[q:].add(_damped_step(problem, after))
+    lower, upper, _ = after.limits
+    trial = trial if lower is None else jnp.clip(trial, lower, upper)
+    return after._replace(trial=trial, status=status.astype(jnp.int32))
+
+
+def _radius(problem: Problem, state: State, gain: Array, step: Array) -> Array:
+    length = jnp.linalg.norm(state.scale * step, axis=0)
+    shorter = (gain <= LEAST_GAIN) | ((gain < POOR_GAIN) & ~_rounded(problem, state))
+    radius = jnp.where(gain > GOOD_GAIN, jnp.maximum(state.radius, 2 * length), state.radius)
+    return jnp.where(shorter, POOR_GAIN * jnp.minimum(length, state.radius), radius)
 
 
 # The linear model ----------------------------------------------------------------------------------------------------
 
 
-def look(problem: Problem, state: State) -> Linearised:
+def look(problem: Problem, state: State, each: Callable) -> Linearised:
     """At the trial point, whose linear part is first put where it is best.
 
     In the basis that the last factor gives the Jacobian is nearly orthonormal, so that one Gram matrix is enough.
     """
-    params, basis = _with_best_linear(problem, state.trial), _basis(state.at)
-    cost, residuals, jacobian = _model(problem, params, basis)
-    gram, descent = qr.gram_of_columns(jacobian), matmul(jacobian, residuals)
-    _, factor, condition = qr.cholesky(gram, 1)
+    basis = _basis(state.at)
+    seen = each(lambda inputs, trial, basis: _normal_equations(problem, inputs[0], trial, basis), state.trial, basis)
+    _, factor, condition = qr.cholesky(seen.gram, 1)
     inverse = product(basis, factor)
     upper = qr.triangular_inverse(inverse)  # a product of the factors so far would add up their rounding
-    new = _finite(Linearised(params, cost, upper, inverse, product(factor.T, descent)))
-    distinct = jnp.diagonal(upper) > qr.least_pivots(upper)
+    new = _finite(seen.params, seen.cost, upper, inverse, product(qr.transposed(factor), seen.descent))
+    distinct = qr.diagonal(upper) > qr.least_pivots(upper)
     # NaN compares false.
-    sound = (condition <= _trusted(upper.dtype)) & jnp.all(qr.squares_are_safe(jnp.diagonal(gram)) & distinct)
-    doubtful = jnp.isfinite(cost) & ~sound
-    new = at_most_once(doubtful, lambda _, params: linearise(problem, params), new, params)
-    return _hold(problem, new)
+    sound = jnp.all(qr.squares_are_safe(qr.diagonal(seen.gram)) & distinct, axis=0)
+    sound &= condition <= _trusted(upper.dtype)
+    new = each(
+        lambda inputs, params: linearise(problem, inputs[0], params),
+        seen.params,
+        wanted=jnp.isfinite(seen.cost) & ~sound,
+        otherwise=new,
+    )
+    return _hold(state.limits, new)
 
 
-def linearise(problem: Problem, params: Float[Array, " p"]) -> Linearised:
-    """By a factor that loses no digits, whatever the Jacobian."""
-    cost, residuals, jacobian = _model(problem, params, jnp.eye(len(params), dtype=params.dtype))
+def _normal_equations(problem: Problem, data: Any, params: Float[Array, " p"], basis: Float[Array, "p p"]) -> Seen:
+    params = _with_best_linear(problem, data, params)
+    cost, residuals, jacobian = _model(problem, data, params, basis)
+    return Seen(params, cost, qr.gram_of_columns(jacobian), matmul(jacobian, residuals))
+
+
+def linearise(problem: Problem, data: Any, params: Float[Array, " p"]) -> Linearised:
+    """By a factor that loses no digits, whatever the Jacobian; of one lane."""
+    cost, residuals, jacobian = _model(problem, data, params, jnp.eye(len(params), dtype=params.dtype))
     triangle = _triangle(jacobian)
     rotated = product(triangle.inverse.T, matmul(jacobian, residuals))
-    return _finite(Linearised(params, cost, triangle.upper, triangle.inverse, rotated))
+    return _finite(params, cost, triangle.upper, triangle.inverse, rotated)
 
 
 def _basis(at: Linearised) -> Array:
     """``R^-1`` at a point nearby, whose columns make a Jacobian nearly orthonormal; a held parameter's is its own."""
-    return at.inverse + jnp.diag((jnp.diagonal(at.inverse) == 0).astype(at.inverse.dtype))
+    return jnp.where(qr.on_diagonal(at.inverse) & (at.inverse == 0), 1, at.inverse)
 
 
-def _finite(at: Linearised) -> Linearised:
+def _finite(params: Array, cost: Array, upper: Array, inverse: Array, rotated: Array) -> Linearised:
     """With an infinite cost where something is not finite."""
-    finite = jnp.isfinite(at.cost) & jnp.all(jnp.isfinite(at.rotated))
-    upper, inverse, rotated = (jnp.where(finite, each, 0) for each in (at.upper, at.inverse, at.rotated))
-    return Linearised(at.params, jnp.where(finite, at.cost, jnp.inf), upper, inverse, rotated)
+    finite = jnp.isfinite(cost) & jnp.all(jnp.isfinite(rotated), axis=0)
+    upper, inverse, rotated = (jnp.where(finite, each, 0) for each in (upper, inverse, rotated))
+    cost = jnp.where(finite, cost, jnp.inf)
+    return Linearised(params, cost, upper, inverse, rotated, jnp.zeros(params.shape, bool))
 
 
-def _with_best_linear(problem: Problem, params: Array) -> Array:
+def _with_best_linear(problem: Problem, data: Any, params: Array) -> Array:
     q = problem.num_linear
     if not q:
         return params
-    residuals, jacobian = rows(problem, params, jnp.eye(len(params), q, dtype=params.dtype))
+    residuals, jacobian = rows(problem, data, params, jnp.eye(len(params), q, dtype=params.dtype))
     factor = _triangle(jacobian).inverse
     return params.at[:q].add(product(factor, product(factor.T, matmul(jacobian, residuals))))
 
 
-def _model(problem: Problem, params: Array, basis: Array) -> tuple[Array, Array, Array]:
+def _model(problem: Problem, data: Any, params: Array, basis: Array) -> tuple[Array, Array, Array]:
     """The cost, and residuals and Jacobian of the squares that are like it nearby, in a basis of the parameters."""
-    residuals, jacobian = rows(problem, params, basis)
+    residuals, jacobian = rows(problem, data, params, basis)
     rho = problem.loss(residuals**2)
     curvature = jnp.maximum(rho.curvature, LEAST_CURVATURE * rho.slope)
     root = jnp.sqrt(curvature)
@@ -191,9 +221,9 @@ def _model(problem: Problem, params: Array, basis: Array) -> tuple[Array, Array,
     return jnp.sum(rho.value), residuals, root * jacobian
 
 
-def rows(problem: Problem, params: Array, basis: Float[Array, "p k"]) -> tuple[Array, Array]:
+def rows(problem: Problem, data: Any, params: Array, basis: Float[Array, "p k"]) -> tuple[Array, Array]:
     """``r`` and ``-dr/db`` times each column of ``basis``, a row for each."""
-    residuals, push = jax.linearize(problem.residuals, params)
+    residuals, push = jax.linearize(lambda params: problem.residuals(data, params), params)
     return residuals, -jax.vmap(push)(basis.T)
 
 
@@ -203,31 +233,25 @@ def _triangle(jacobian: Array) -> qr.Triangle:
 
 def _trusted(dtype) -> float:
     # A step needs no more digits than this; the gradient that it is to bring to zero is accurate in any case.
-    return float(jnp.finfo(dtype).eps) ** -0.25
+    return float(jnp.finfo(dtype).eps) ** (-1 / 3)
 
 
-def _hold(problem: Problem, at: Linearised) -> Linearised:
+def _hold(limits: Limits, at: Linearised) -> Linearised:
     """Without the parameters that lie on a bound and would leave."""
-    if problem.lower is None:
+    if limits.lower is None or limits.upper is None:
         return at
-    held = on_bound(problem, at.params, product(at.upper.T, at.rotated))
-    upper = jnp.where(held, 0, at.upper)
-    triangle = qr.triangle(upper, dependent=qr.DEPENDENT)
-    rotated = product(triangle.inverse.T, product(upper.T, at.rotated))
-    return Linearised(at.params, at.cost, triangle.upper, triangle.inverse, rotated)
-
-
-def on_bound(problem: Problem, params: Float[Array, " p"], descent: Float[Array, " p"]) -> Array:
-    """Which parameters lie on a bound with the descent direction pointing out."""
-    if problem.lower is None or problem.upper is None:
-        return jnp.zeros(params.shape, bool)
-    return ((params <= problem.lower) & (descent <= 0)) | ((params >= problem.upper) & (descent >= 0))
+    descent = product(qr.transposed(at.upper), at.rotated)
+    leaves = (at.params <= limits.lower) & (descent <= 0) | (at.params >= limits.upper) & (descent >= 0)
+    upper = jnp.where(leaves, 0, at.upper)
+    triangle = lanes.one_by_one(lambda upper: qr.triangle(upper, dependent=qr.DEPENDENT))(upper)
+    rotated = product(qr.transposed(triangle.inverse), product(qr.transposed(upper), at.rotated))
+    held = leaves & jnp.any(at.upper != 0, axis=0)  # what changes nothing is not determined by its bound
+    return Linearised(at.params, at.cost, triangle.upper, triangle.inverse, rotated, held)
 
 
 def _lengths(problem: Problem, at: Linearised, least: Array | float) -> Array:
     """D: column lengths, never less than they were."""
-    lengths = qr.column_lengths(at.upper[problem.num_linear :, problem.num_linear :])
-    lengths = jnp.maximum(lengths, least)
+    lengths = jnp.maximum(qr.column_lengths(_nonlinear(problem, at).upper), least)
     return jnp.where(lengths > 0, lengths, 1)
 
 
@@ -248,75 +272,89 @@ def _nonlinear(problem: Problem, at: Linearised) -> _Nonlinear:
     return _Nonlinear(at.params[q:], at.upper[q:, q:], at.inverse[q:, q:], at.rotated[q:])
 
 
-def _damped_step(problem: Problem, state: State) -> tuple[Array, Array]:
-    """The step of the length of the radius, to a tenth, and its damping (Moré 1978, section 5)."""
+def _damped_step(problem: Problem, state: State) -> Array:
+    """The step of the length of the radius, nearly (Moré 1978, section 5)."""
     at, scale, radius = _nonlinear(problem, state.at), state.scale, state.radius
     # In units of the scale, in which no column is longer than 1.
-    upper, newton = at.upper / scale, scale * product(at.inverse, at.rotated)
-    gradient = product(upper.T, at.rotated)
-    most = jnp.linalg.norm(gradient) / radius
-    inside = jnp.linalg.norm(newton) <= 1.1 * radius
-    first = jnp.where((state.damping > 0) & (state.damping <= most), state.damping, 1e-3 * most)
+    upper, inverse = at.upper / scale, scale[:, None] * at.inverse
+    newton = product(inverse, at.rotated)
+    gradient = product(qr.transposed(upper), at.rotated)
+    length = jnp.linalg.norm(newton, axis=0)
+    inside = length <= (1 + RADIUS_ERROR) * radius
+
+    def newton_damping(factor, step, length):
+        """How much more damping brings the step to the radius: as if its length were ``a / (b + damping)``."""
+        slope = product(qr.transposed(factor), step / jnp.where(length > 0, length, 1))
+        return (length - radius) / radius / jnp.sum(slope**2, axis=0)
 
     def improve(carry):
-        count, _, _, damping, low, high, _ = carry
+        count, _, damping, low, high, _ = carry
         factor = _damped_factor(upper, damping)
-        step = product(factor, product(factor.T, gradient))
-        length = jnp.linalg.norm(step)
-        excess = length - radius
-        slope = product(factor.T, step / jnp.where(length > 0, length, 1))
-        low, high = jnp.where(excess > 0, damping, low), jnp.where(excess < 0, damping, high)
-        next_damping = damping + excess / radius / jnp.sum(slope**2)
-        within = (next_damping >= low) & (next_damping <= high)
-        next_damping = jnp.where(within, next_damping, jnp.maximum(1e-3 * high, jnp.sqrt(low * high)))
-        return count + 1, step, damping, next_damping, low, high, jnp.abs(excess) <= 0.1 * radius
+        step = product(factor, product(qr.transposed(factor), gradient))
+        length = jnp.linalg.norm(step, axis=0)
+        low, high = jnp.where(length > radius, damping, low), jnp.where(length < radius, damping, high)
+        damping += newton_damping(factor, step, length)
+        inside = jnp.abs(length - radius) <= RADIUS_ERROR * radius
+        return (
+            count + 1,
+            step,
+            jnp.where((damping >= low) & (damping <= high), damping, between(low, high)),
+            low,
+            high,
+            inside,
+        )
+
+    def between(low, high):
+        return jnp.maximum(1e-3 * high, jnp.sqrt(low * high))
 
     def searching(carry):
         return ~carry[-1] & (carry[0] < MAX_DAMPINGS)
 
-    carry = (0, newton, jnp.zeros_like(first), first, jnp.zeros_like(first), most, inside)
-    _, step, damping, *_ = lax.while_loop(searching, improve, carry)
-    return step / scale, damping
+    # Damping by the first is too little, by the second too much.
+    least, most = newton_damping(inverse, newton, length), jnp.linalg.norm(gradient, axis=0) / radius
+    least = jnp.where(inside, 0, least)
+    carry = (jnp.zeros(radius.shape, jnp.int32), newton, between(least, most), least, most, inside)
+    return lanes.while_loop(searching, improve, carry)[1] / scale
 
 
 def _damped_factor(upper: Array, damping: Array) -> Array:
     """``F`` with ``F F' = (R'R + damping)^-1``; a direction that rounding hides twice is damped a little more."""
-    identity = jnp.eye(len(upper), dtype=upper.dtype)
-    _, factor, condition = qr.cholesky(product(upper.T, upper) + damping * identity, 1)
+    gram = product(qr.transposed(upper), upper) + damping * qr.on_diagonal(upper)
+    _, factor, condition = qr.cholesky(gram, 1)
+    hidden = condition > _trusted(factor.dtype)
 
     def again(factor, upper):
         rows = product(upper, factor)
-        gram = product(rows.T, rows) + damping * product(factor.T, factor)
-        return product(factor, qr.cholesky(gram, 1)[1])
+        gram = product(qr.transposed(rows), rows) + damping * product(qr.transposed(factor), factor)
+        return jnp.where(hidden, product(factor, qr.cholesky(gram, 1)[1]), factor)
 
-    return at_most_once(condition > _trusted(factor.dtype), again, factor, upper)
+    return lanes.at_most_once(jnp.any(hidden), again, factor, upper)
 
 
-def _gain(problem: Problem, at: Linearised, new: Linearised, step: Array) -> Array:
+def _gain(problem: Problem, state: State, new: Linearised, step: Array) -> Array:
     """The fall of the cost over the fall that was promised; that of ``|rotated|^2`` where rounding hides the former."""
-    before = _nonlinear(problem, at)
+    before = _nonlinear(problem, state.at)
     move = product(before.upper, step)
-    promised = jnp.sum(move * (2 * before.rotated - move))
-    fall = (at.cost - new.cost) / jnp.where(promised > 0, promised, jnp.inf)
-    squares, new_squares = (jnp.sum(_nonlinear(problem, each).rotated ** 2) for each in (at, new))
+    promised = jnp.sum(move * (2 * before.rotated - move), axis=0)
+    fall = (state.at.cost - new.cost) / jnp.where(promised > 0, promised, jnp.inf)
+    squares, new_squares = (jnp.sum(each**2, axis=0) for each in (before.rotated, _nonlinear(problem, new).rotated))
     turned = 1 - new_squares / jnp.where(squares > 0, squares, 1)
-    gain = jnp.where(_rounded(problem, at), turned, fall)
+    gain = jnp.where(_rounded(problem, state), turned, fall)
     return jnp.where(jnp.isfinite(new.cost) & jnp.isfinite(gain), gain, -1)
 
 
-def _rounded(problem: Problem, at: Linearised) -> Array:
+def _rounded(problem: Problem, state: State) -> Array:
     """Whether the undamped step promises less than rounding leaves uncertain in the cost."""
-    eps = jnp.finfo(at.cost.dtype).eps
-    uncertain = 100 * eps * (at.cost + jnp.sqrt(at.cost) * problem.magnitude)
-    return jnp.sum(_nonlinear(problem, at).rotated ** 2) <= uncertain
+    at, cost = _nonlinear(problem, state.at), state.at.cost
+    uncertain = 100 * jnp.finfo(cost.dtype).eps * (cost + jnp.sqrt(cost) * state.limits.magnitude)
+    return jnp.sum(at.rotated**2, axis=0) <= uncertain
 
 
-def _status(problem: Problem, state: State, unmoved: Array) -> Array:
+def _status(problem: Problem, state: State, unmoved: Bool[Array, "*lanes"]) -> Array:
     at = _nonlinear(problem, state.at)
-    offset = jnp.sum(at.rotated**2) <= problem.tolerance**2 * state.at.cost
-    short = jnp.abs(product(at.inverse, at.rotated)) <= problem.tolerance * jnp.abs(at.params)
-    rounded = _rounded(problem, state.at)
-    done = offset | jnp.all(short) | (rounded & (state.rejected >= 2))
+    offset = jnp.sum(at.rotated**2, axis=0) <= problem.tolerance**2 * state.at.cost
+    short = jnp.all(jnp.abs(product(at.inverse, at.rotated)) <= problem.tolerance * jnp.abs(at.params), axis=0)
+    rounded = _rounded(problem, state)
     running = jnp.where(state.num_steps >= problem.max_steps, Status.max_steps, RUNNING)
     running = jnp.where(unmoved & ~rounded, Status.stalled, running)
-    return jnp.where(done, Status.ok, running).astype(jnp.int32)
+    return jnp.where(offset | short | (rounded & (state.rejected >= 2)), Status.ok, running).astype(jnp.int32)

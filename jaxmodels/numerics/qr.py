@@ -24,7 +24,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxmodels.numerics.lanes import at_most_once
+from jaxmodels.numerics.lanes import at_most_once, one_by_one
 from jaxmodels.numerics.row_parts import sum_of_parts
 
 # A factor whose condition (Frobenius, unit columns) is below this many times d has lost no digits that count.
@@ -170,7 +170,7 @@ def growth(num_columns: int) -> float:
 def _first_pass(matrix: _Matrix, limits: _Limits, dtype: Any = None) -> _State:
     """With the columns as they are; as if it had not been, where their squares leave the range of the dtype."""
     gram = _gram(matrix, None, dtype)
-    safe = jnp.all(squares_are_safe(_diagonal(gram), dtype))
+    safe = jnp.all(squares_are_safe(diagonal(gram), dtype))
     upper, inverse, condition = cholesky(gram, matrix.shape[0], dtype)
     after = _State(Triangle(upper, inverse, jnp.ones(len(gram), bool), jnp.int32(1)), condition, safe)
     if not limits.below_lift:
@@ -228,16 +228,18 @@ def _dependent(upper: Array, kept: Array, limits: _Limits) -> Array:
     return jnp.where(jnp.any(certain), certain, near)
 
 
-def least_pivots(upper: Float[Array, "d d"], dependent: float = DEPENDENT) -> Float[Array, " d"]:
+def least_pivots(upper: Float[Array, "d d *lanes"], dependent: float = DEPENDENT) -> Float[Array, "d *lanes"]:
     """Up to which a column counts as one that depends on those before it; ``dependent`` is that of ``triangle``."""
     return dependent * growth(len(upper)) * float(jnp.finfo(upper.dtype).eps) * column_lengths(upper)
 
 
-def product(a: Float[Array, "k d"], b: Float[Array, "d *m"]) -> Float[Array, "k *m"]:
-    """``a b``; of small matrices entry by entry, so that a lane's arithmetic is that of any other."""
-    if max(*a.shape, *b.shape) > SMALL:
-        return jnp.matmul(a, b, precision=lax.Precision.HIGHEST)
-    terms = [a[:, k] * b[k] if b.ndim == 1 else a[:, k, None] * b[k] for k in range(len(b))]
+def product(a: Float[Array, "k d *lanes"], b: Float[Array, "d *m *lanes"]) -> Float[Array, "k *m *lanes"]:
+    """``a b``, b a vector or a matrix; of a small a by entries, so that a lane's arithmetic is that of any other."""
+    vector = b.ndim < a.ndim
+    if max(a.shape[:2]) > SMALL:
+        equation = "kd...,d...->k..." if vector else "kd...,dm...->km..."
+        return jnp.einsum(equation, a, b, precision=lax.Precision.HIGHEST)
+    terms = [a[:, k] * b[k] if vector else a[:, k, None] * b[k] for k in range(len(b))]
     return functools.reduce(jnp.add, terms)
 
 
@@ -294,30 +296,43 @@ def _column_scale(largest: Array) -> Array:
     return jnp.ldexp(jnp.ones_like(largest), -exponent)
 
 
-def column_lengths(matrix: Float[Array, "n d"]) -> Float[Array, " d"]:
+def column_lengths(matrix: Float[Array, "n d *lanes"]) -> Float[Array, "d *lanes"]:
     """Euclidean, where the squares of the entries may leave the range of the dtype."""
     scale = _column_scale(jnp.max(jnp.abs(matrix), axis=0))
     return jnp.linalg.norm(matrix * scale, axis=0) / scale
 
 
-def _diagonal(matrix: Array) -> Array:
-    return jnp.stack([matrix[i, i] for i in range(len(matrix))]) if len(matrix) <= SMALL else jnp.diagonal(matrix)
+def diagonal(matrix: Float[Array, "d d *lanes"]) -> Float[Array, "d *lanes"]:
+    if len(matrix) <= SMALL:
+        return jnp.stack([matrix[i, i] for i in range(len(matrix))])
+    return jnp.moveaxis(jnp.diagonal(matrix), -1, 0)
 
 
-def cholesky(gram: Array, num_rows: int, dtype: Any = None) -> tuple[Array, Array, Array]:
+def transposed(matrix: Float[Array, "k d *lanes"]) -> Float[Array, "d k *lanes"]:
+    return matrix.swapaxes(0, 1)
+
+
+def on_diagonal(matrix: Float[Array, "d d *lanes"]) -> Bool[Array, "d d *ones"]:
+    """Which entries are, of the shape of a lane."""
+    return jnp.eye(len(matrix), dtype=bool).reshape(*matrix.shape[:2], *[1] * (matrix.ndim - 2))
+
+
+def cholesky(
+    gram: Float[Array, "d d *lanes"], num_rows: int, dtype: Any = None
+) -> tuple[Float[Array, "d d *lanes"], Float[Array, "d d *lanes"], Float[Array, "*lanes"]]:
     """R, its inverse and the condition of unit columns. Pivots that rounding, in ``dtype``, could have made are lifted.
 
     ``num_rows`` is how many were added up; 1 lifts the least, for those who ask more of the condition in any case.
     """
     num_columns = len(gram)
-    squares = _diagonal(gram)
+    squares = diagonal(gram)
     length = jnp.sqrt(squares)
     scale = jnp.where(squares > 0, 1 / jnp.where(squares > 0, length, 1), 0)
     # A column of zeros stands in as a unit vector, and its row of R comes out zero.
     unit = gram * scale[:, None] * scale
-    unit = jnp.where(jnp.eye(num_columns, dtype=bool) & (squares == 0), 1, unit)
-    lift = gram_error(dtype or gram.dtype, num_rows, num_columns)
-    upper, inverse, condition = (_small_cholesky if num_columns <= SMALL else _large_cholesky)(unit, lift)
+    unit = jnp.where(on_diagonal(gram) & (squares == 0), 1, unit)
+    factor = _small_cholesky if num_columns <= SMALL else one_by_one(_large_cholesky)
+    upper, inverse, condition = factor(unit, gram_error(dtype or gram.dtype, num_rows, num_columns))
     return upper * length, inverse * scale[:, None], condition
 
 
@@ -373,7 +388,7 @@ def _large_cholesky(gram: Array, lift: float) -> tuple[Array, Array, Array]:
     return upper, inverse, jnp.linalg.norm(upper) * jnp.linalg.norm(inverse)
 
 
-def triangular_inverse(upper: Float[Array, "d d"]) -> Float[Array, "d d"]:
+def triangular_inverse(upper: Float[Array, "d d *lanes"]) -> Float[Array, "d d *lanes"]:
     """``R^-1`` of an upper triangular matrix without zeros on its diagonal.
 
     >>> triangular_inverse(jnp.array([[2.0, 1.0], [0.0, 4.0]])).tolist()
@@ -381,19 +396,24 @@ def triangular_inverse(upper: Float[Array, "d d"]) -> Float[Array, "d d"]:
     """
     size = len(upper)
     if size > SMALL:
-        identity = jnp.eye(size, dtype=upper.dtype)
-        return jnp.triu(lax.linalg.triangular_solve(upper, identity, left_side=True))
+        return one_by_one(_large_inverse)(upper)
     entries = [[upper[i, j] for j in range(size)] for i in range(size)]
     return _from_entries(_inverse_entries(entries, [1 / upper[i, i] for i in range(size)]))
 
 
+def _large_inverse(upper: Array) -> Array:
+    identity = jnp.eye(len(upper), dtype=upper.dtype)
+    return jnp.triu(lax.linalg.triangular_solve(upper, identity, left_side=True))
+
+
 def _from_entries(entries: list[list[Array]]) -> Array:
     """The upper triangle. Rows are put together by selection, which a compiler does along with the entries."""
-    size = len(entries)
+    size, lanes = len(entries), entries[0][0].shape
+    columns = np.arange(size).reshape(-1, *[1] * len(lanes))
     rows = []
     for i in range(size):
-        row = jnp.zeros(size, entries[i][i].dtype)
+        row = jnp.zeros((size, *lanes), entries[i][i].dtype)
         for j in range(i, size):
-            row = jnp.where(np.arange(size) == j, entries[i][j], row)
+            row = jnp.where(columns == j, entries[i][j], row)
         rows.append(row)
     return jnp.stack(rows)

@@ -21,7 +21,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, PyTree
 
 from jaxmodels.core import InputError, Model, Solution, Status
-from jaxmodels.numerics import distributions, lanes, robust
+from jaxmodels.numerics import distributions, robust
 from jaxmodels.numerics import levenberg_marquardt as lm
 from jaxmodels.numerics.problem import matmul
 from jaxmodels.numerics.qr import product
@@ -85,7 +85,8 @@ def fit(
     """Fit ``y ~ function(params, x)`` by Levenberg and Marquardt's method, from ``params``.
 
     Pure: under ``jit``; under ``vmap`` for many curves at once, where slow ones do not hold the others and a bad one
-    fails alone; under ``grad`` in x, y, sigma, loss_scale and bounds, to any order and without unrolling.
+    fails alone, and under ``shard_map`` of that on many devices, which the cores of a CPU can be; under ``grad`` in x,
+    y, sigma, loss_scale and bounds, to any order and without unrolling.
 
     Args:
       function: ``(params, x) -> [n, ...]``, pure; whatever else it depends on goes into ``x``. The same function
@@ -137,33 +138,23 @@ def _fit(data: Data, *, form: Form) -> Solution:
     num_linear = given.num_linear(form, data.params)
     back = np.argsort(order)
 
-    def problem_of(data: Data, magnitude: Array) -> lm.Problem:
-        return lm.Problem(
-            residuals=lambda flat: given.scaled_residuals(form, data, unravel(flat[back] if num_linear else flat)),
-            loss=robust.LOSSES[form.loss],
-            num_linear=num_linear,
-            lower=None if data.lower is None else data.lower[order],
-            upper=None if data.upper is None else data.upper[order],
-            magnitude=magnitude,
-            tolerance=form.tolerance or float(jnp.finfo(start.dtype).eps) ** (2 / 3),
-            max_steps=form.max_steps,
-        )
-
-    search = lanes.loop(
-        lambda inputs: lm.start(problem_of(*inputs), ravel_pytree(inputs[0].params)[0][order]),
-        lambda inputs, state: lm.turn(problem_of(*inputs), state),
-        lm.unfinished,
+    problem = lm.Problem(
+        residuals=lambda data, flat: given.scaled_residuals(form, data, unravel(flat[back] if num_linear else flat)),
+        loss=robust.LOSSES[form.loss],
+        num_linear=num_linear,
+        tolerance=form.tolerance or float(jnp.finfo(start.dtype).eps) ** (2 / 3),
+        max_steps=form.max_steps,
     )
     invalid = given.invalid(form, data)
     sound = lax.stop_gradient(data)
-    inputs = sound, jnp.linalg.norm(given.weighted(sound, sound.y)) / given.scale(form, sound)
-    found, problem = search(inputs), problem_of(*inputs)
+    magnitude = jnp.linalg.norm(given.weighted(sound, sound.y)) / given.scale(form, sound)
+    lower, upper = (None if bound is None else bound[order] for bound in (sound.lower, sound.upper))
+    found = lm.search(problem)((sound, lax.stop_gradient(start)[order], lm.Limits(lower, upper, magnitude)))
     failed = invalid | (found.status == Status.nonfinite)
     stats = _stats(form, sound, problem, found, back)
     flat = _implicit(lambda data, flat: given.cost(form, data, unravel(flat)), data, found.at.params[back])
     size, rank = len(start), jnp.sum(jnp.any(found.at.inverse != 0, axis=1))
-    held = jnp.sum(_on_bound(problem, found))
-    doubts = [stats.num_rows < size, rank + held < size]
+    doubts = [stats.num_rows < size, rank + jnp.sum(found.at.held) < size]
     doubt = jnp.select(doubts, [jnp.int32(Status.underdetermined), jnp.int32(Status.rank_deficient)], found.status)
     status = jnp.where(found.status == Status.ok, doubt, found.status)
     status = jnp.where(invalid, Status.invalid_input, status).astype(jnp.int32)
@@ -203,18 +194,9 @@ def _implicit_jvp(cost, primals, tangents):
 # What is known of it -------------------------------------------------------------------------------------------------
 
 
-def _on_bound(problem: lm.Problem, found: lm.State) -> Array:
-    """Which parameters their bound holds; one that changes nothing where it is, is not determined by that."""
-    params, free = found.at.params, jnp.any(found.at.inverse != 0, axis=1)
-    if problem.lower is None or problem.upper is None:
-        return jnp.zeros(params.shape, bool)
-    _, jacobian = lm.rows(problem, params, jnp.eye(len(params), dtype=params.dtype))
-    return ((params <= problem.lower) | (params >= problem.upper)) & ~free & jnp.any(jacobian != 0, axis=1)
-
-
 def _stats(form: Form, data: Data, problem: lm.Problem, found: lm.State, back: np.ndarray) -> NonlinearStats:
     squared = form.loss == "squared"
-    squares = found.at.cost if squared else jnp.sum((problem.residuals(found.at.params) * data.loss_scale) ** 2)
+    squares = found.at.cost if squared else jnp.sum((problem.residuals(data, found.at.params) * data.loss_scale) ** 2)
     num_rows = jnp.sum(given.weighted(data, jnp.ones_like(data.y)) != 0).astype(squares.dtype)
     free = jnp.any(found.at.inverse != 0, axis=1)
     dof = num_rows - jnp.sum(free)
@@ -222,7 +204,7 @@ def _stats(form: Form, data: Data, problem: lm.Problem, found: lm.State, back: n
     if sigma2 is not None:
         covariance = sigma2 * product(found.at.inverse, found.at.inverse.T)
     else:
-        covariance = _sandwich(problem, found.at.params, free) * num_rows / dof
+        covariance = _sandwich(problem, data, found.at.params, free) * num_rows / dof
     covariance = jnp.where(free[:, None] & free, covariance, 0)
     return NonlinearStats(
         cost=found.at.cost * given.scale(form, data) ** 2,
@@ -236,9 +218,9 @@ def _stats(form: Form, data: Data, problem: lm.Problem, found: lm.State, back: n
     )
 
 
-def _sandwich(problem: lm.Problem, params: Array, free: Array) -> Array:
+def _sandwich(problem: lm.Problem, data: Data, params: Array, free: Array) -> Array:
     """``H^-1 J' diag(psi^2) J H^-1`` of the free parameters, psi the slope of the loss (Huber 1981, section 6.3)."""
-    residuals, jacobian = lm.rows(problem, params, jnp.eye(len(params), dtype=params.dtype))
+    residuals, jacobian = lm.rows(problem, data, params, jnp.eye(len(params), dtype=params.dtype))
     rho = problem.loss(residuals**2)
     hessian = matmul(rho.curvature * jacobian, jacobian.T)
     hessian = jnp.where(free[:, None] & free, hessian, jnp.eye(len(params), dtype=params.dtype))
