@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import operator
 from collections.abc import Callable
 from enum import IntEnum
 from typing import Any, NamedTuple, ParamSpec, TypeVar
@@ -27,6 +28,33 @@ PyTree = Any
 
 class InputError(ValueError):
     """What the caller gave cannot be used; the message names it and says the fix, in one line."""
+
+
+def check_count(name: str, value: Any, least: int = 1) -> None:
+    """Raise unless ``value`` is an integer, of Python, NumPy or jax, and not less.
+
+    >>> check_count("batch_size", 2.5)
+    Traceback (most recent call last):
+    jaxmodels.core.InputError: batch_size: got 2.5, needs an integer of at least 1
+    """
+    try:
+        count = least - 1 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        count = least - 1
+    if count < least:
+        raise InputError(f"{name}: got {value!r}, needs an integer of at least {least}")
+
+
+def check_positive(name: str, value: Any, unit: str = "number") -> None:
+    """Raise unless ``value`` is a number above 0.
+
+    >>> check_positive("tolerance", 0.0, "number of standard errors")
+    Traceback (most recent call last):
+    jaxmodels.core.InputError: tolerance: got 0.0, needs a number of standard errors above 0
+    """
+    number = np.asarray(value) if np.isscalar(value) or isinstance(value, np.ndarray | jax.Array) else np.asarray("")
+    if number.shape or number.dtype.kind not in "fiu" or not number > 0:
+        raise InputError(f"{name}: got {value!r}, needs a {unit} above 0")
 
 
 class Model(NamedTuple):

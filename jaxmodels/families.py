@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
 from jaxmodels import kinds, links
-from jaxmodels.core import InputError, cached_factory
+from jaxmodels.core import InputError, cached_factory, check_count
 from jaxmodels.kinds import Kind
 from jaxmodels.links import Link
 
@@ -137,8 +137,7 @@ def categorical(num_classes: int) -> Family:
     >>> categorical(3).mean(jnp.zeros((1, 3))).round(3).tolist()
     [[0.3330000042915344, 0.3330000042915344, 0.3330000042915344]]
     """
-    if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 2:
-        raise InputError(f"num_classes: got {num_classes!r}, needs an integer of at least 2")
+    check_count("num_classes", num_classes, 2)
     return Family(kinds.CATEGORICAL, kinds.SOFTMAX, num_classes)
 
 
@@ -222,7 +221,7 @@ def get(family: str | Family, link: str | Link | None = None) -> Family:
       InputError: there is none of that name, or the link does not go with it.
     """
     if not isinstance(family, Family):
-        if family not in FAMILIES:
+        if not isinstance(family, str) or family not in FAMILIES:
             needs = "families.categorical(num_classes), tweedie(power) or quasi(power)"
             raise InputError(f"family: got {family!r}, needs one of {', '.join(FAMILIES)}, or {needs}")
         family = FAMILIES[family]()

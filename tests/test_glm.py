@@ -572,8 +572,12 @@ X, Y = np.float32(np.arange(12).reshape(6, 2) % 5), np.float32([0, 1, 0, 1, 1, 0
         ({"weights": 0 * Y}, "weights: 0 in every row"),
         ({"l2": -1.0}, "l2: got -1.0"),
         ({"firth": True, "family": "gamma", "y": Y + 1}, "firth: got gamma with link inverse"),
-        ({"max_steps": 0}, "max_steps: got 0"),
-        ({"tolerance": -1.0}, "tolerance: got -1.0"),
+        ({"family": ["poisson"]}, "family: got ['poisson']"),
+        ({"max_steps": 0}, "max_steps: got 0, needs an integer of at least 1"),
+        ({"max_steps": None}, "max_steps: got None, needs an integer of at least 1"),
+        ({"max_steps": 2.5}, "max_steps: got 2.5, needs an integer of at least 1"),
+        ({"tolerance": -1.0}, "tolerance: got -1.0, needs a number of standard errors above 0"),
+        ({"tolerance": "a"}, "tolerance: got 'a', needs a number of standard errors above 0"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -583,6 +587,13 @@ def test_wrong_arguments_are_named(arguments, message):
         glm.fit(given.pop("x"), given.pop("y"), **given)
     assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("after", [glm.infer, glm.profile])
+def test_other_columns_than_the_fits_are_named(after):
+    solution = glm.fit(X, Y, family="bernoulli")
+    with pytest.raises(InputError, match=r"x: got shape \(6, 1\), but the fit had 2 columns"):
+        after(solution, X[:, :1], Y, family="bernoulli")
 
 
 def test_too_few_steps_are_told(rows):

@@ -318,8 +318,8 @@ def test_unusable_arguments_are_refused_before_the_first_batch(images):
             data.batches(images, **{"batch_size": 4, **options})
 
     refuses("batch_size=12 is more than the 11 images: lower it", batch_size=12)
-    refuses("batch_size=0 is not an integer of 1 or more", batch_size=0)
-    refuses("batch_size=2.0 is not an integer", batch_size=2.0)
+    refuses("batch_size: got 0, needs an integer of at least 1", batch_size=0)
+    refuses("batch_size: got 2.0, needs an integer", batch_size=2.0)
     refuses("batch_size=4 does not divide among process_count=3 hosts", process_count=3)
     refuses("process_index=2 is not in 0 to 1", process_index=2, process_count=2)
     refuses("step=4 is not in 0 to 3", step=4)
@@ -327,9 +327,9 @@ def test_unusable_arguments_are_refused_before_the_first_batch(images):
     refuses("epoch=-1 is negative", epoch=-1)
     refuses("mode='crops' is not 'crop' or 'canvas'", mode="crops")
     refuses("interpolation='nearest' is not one of", interpolation="nearest")
-    refuses("workers=0 is not an integer of 1 or more", workers=0)
-    refuses("prefetch=-1 is not an integer of 0 or more", prefetch=-1)
-    refuses("image_size=0 is not an integer", image_size=0)
+    refuses("workers: got 0, needs an integer of at least 1", workers=0)
+    refuses("prefetch: got -1, needs an integer of at least 0", prefetch=-1)
+    refuses("image_size: got 0, needs an integer", image_size=0)
     empty = images._replace(paths=(), labels=images.labels[:0])
     with pytest.raises(InputError, match="there are no images"):
         data.batches(empty, batch_size=1, shuffle=False)

@@ -106,6 +106,18 @@ def test_partial_of_a_jitted_function_keeps_its_arguments_out_of_the_program():
     assert found.work.program_bytes == pytest.approx(DATA.nbytes + 2 * DATA[:, :3].nbytes, rel=0.1)
 
 
+@pytest.mark.parametrize(("function", "peers"), [(3, None), (np.sin, [np.cos]), (np.sin, {"cos": 3})])
+def test_what_cannot_be_called_is_refused(function, peers):
+    with pytest.raises(InputError, match="function, peers: need a function, and name -> function"):
+        benchmark.measure(function, DATA, peers=peers)
+
+
+def test_ratio_to_what_was_not_measured_is_refused():
+    found = benchmark.measure(lambda: DATA.sum(), peers={"sort": lambda: np.sort(DATA)}, rounds=1)
+    with pytest.raises(InputError, match="peer: got 'torch', measured beside sort"):
+        found.ratio("torch")
+
+
 def test_peer_of_the_same_name_is_refused():
     with pytest.raises(InputError, match="peers: 'sin' is the name of the function itself"):
         benchmark.measure(jnp.sin, DATA, peers={"sin": lambda: np.sin(DATA)})

@@ -64,6 +64,8 @@ class Measurement(NamedTuple):
 
     def ratio(self, peer: str) -> Ratio:
         """Our time over the peer's: below 1, ours is less."""
+        if peer not in self.peers:
+            raise InputError(f"peer: got {peer!r}, measured beside {', '.join(self.peers) or 'none'}")
         return self.timing.over(self.peers[peer])
 
     def record(self) -> dict[str, Any]:
@@ -125,7 +127,10 @@ def measure(
     if not allow_constant:
         _check_varied(args)
     name = name or getattr(function, "__name__", type(function).__name__)
-    if name in (peers or ()):
+    peers = {} if peers is None else peers
+    if not isinstance(peers, Mapping) or not all(map(callable, (function, *peers.values()))):
+        raise InputError("function, peers: need a function, and name -> function without arguments for each peer")
+    if name in peers:
         raise InputError(f"peers: {name!r} is the name of the function itself; give name= or call the peer otherwise")
     compiled = None
     if args or hasattr(function, "trace"):
@@ -133,7 +138,7 @@ def measure(
         args = jax.tree.map(lambda leaf: jax.device_put(leaf) if isinstance(leaf, np.ndarray) else leaf, args)
         compiled = _compile(function, args)
     call = functools.partial(function, *args) if carry is None else _carrying(function, args, carry)
-    timed = take_turns({name: call} | dict(peers or {}), rounds=rounds, least_seconds=least_seconds, pause=pause)
+    timed = take_turns({name: call} | dict(peers), rounds=rounds, least_seconds=least_seconds, pause=pause)
     ours = timed.pop(name)
     work = None if compiled is None else _work(compiled, ours.median, _num_devices(args))
     stages = None if compiled is None else compiled.stages

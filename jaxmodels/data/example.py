@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-from jaxmodels.core import InputError, PyTree
+from jaxmodels.core import InputError, PyTree, check_count
 from jaxmodels.data import decode
 
 MODES = ("crop", "canvas")
@@ -60,8 +60,8 @@ def recipe(mode: str, image_size: int = 224, resize_size: int | None = None, int
         raise InputError(f"mode={mode!r} is not 'crop' or 'canvas'")
     if interpolation not in decode.INTERPOLATIONS:
         raise InputError(f"interpolation={interpolation!r} is not one of {', '.join(decode.INTERPOLATIONS)}")
-    check_at_least("image_size", image_size, 1)
-    check_at_least("resize_size", resize_size, 1)
+    check_count("image_size", image_size)
+    check_count("resize_size", resize_size)
     if mode == "canvas":
         return Recipe(mode, None, resize_size, "bilinear")
     return Recipe(mode, image_size, resize_size, interpolation)
@@ -75,9 +75,3 @@ def example(pixels: UInt8[np.ndarray, "h w 3"], recipe: Recipe) -> PyTree:
     return decode.resize_and_crop(
         pixels, resize_size=recipe.resize_size, crop_size=recipe.side, interpolation=recipe.interpolation
     )
-
-
-def check_at_least(name: str, value: int, least: int) -> None:
-    """Raise unless ``value`` is an integer and not less."""
-    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
-        raise InputError(f"{name}={value!r} is not an integer of {least} or more")

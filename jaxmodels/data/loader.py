@@ -22,9 +22,9 @@ import jax
 import numpy as np
 from jaxtyping import Int
 
-from jaxmodels.core import Batch, InputError, PyTree
+from jaxmodels.core import Batch, InputError, PyTree, check_count
 from jaxmodels.data import decode, packed
-from jaxmodels.data.example import Recipe, check_at_least, example, recipe
+from jaxmodels.data.example import Recipe, example, recipe
 from jaxmodels.data.folder import ImageFolder
 
 
@@ -144,9 +144,9 @@ def batches(
       InputError: for arguments, at once. ``decode.DecodeError``: at the batch that holds the file it names.
     """
     wanted = recipe(mode, image_size, resize_size, interpolation)
-    check_at_least("prefetch", prefetch, 0)
+    check_count("prefetch", prefetch, 0)
     workers = decode.default_workers() if workers is None else workers
-    check_at_least("workers", workers, 1)
+    check_count("workers", workers)
     plan = _plan(len(images.paths), "images", batch_size, seed, epoch, step, shuffle, process_index, process_count)
     jobs, join = _reading(images, wanted, cache, max_pixels)
 
@@ -252,8 +252,8 @@ def _take(examples: tuple, rows: np.ndarray, real: np.ndarray) -> Batch:
 
 def _plan(num_examples, unit, batch_size, seed, epoch, step, shuffle, process_index, process_count):
     """Check the arguments now; return the iterator over ``(rows, weights)`` of this host's batches from ``step`` on."""
-    check_at_least("batch_size", batch_size, 1)
-    check_at_least("process_count", process_count, 1)
+    check_count("batch_size", batch_size)
+    check_count("process_count", process_count)
     if num_examples == 0:
         raise InputError(f"there are no {unit} to make batches of")
     if shuffle and batch_size > num_examples:

@@ -102,7 +102,6 @@ class State(NamedTuple):
 
 def search(problem: Problem) -> Callable[[tuple[Any, Array, Limits]], State]:
     """``(data, params, limits) -> the last state`` of a search from params, which ``vmap`` maps over many."""
-
     return lanes.loop(
         functools.partial(start, problem), functools.partial(turn, problem), lambda state: state.status == RUNNING
     )
@@ -241,7 +240,8 @@ def _hold(limits: Limits, at: Linearised) -> Linearised:
     if limits.lower is None or limits.upper is None:
         return at
     descent = product(qr.transposed(at.upper), at.rotated)
-    leaves = (at.params <= limits.lower) & (descent <= 0) | (at.params >= limits.upper) & (descent >= 0)
+    below, above = at.params <= limits.lower, at.params >= limits.upper
+    leaves = (below & (descent <= 0)) | (above & (descent >= 0))
     upper = jnp.where(leaves, 0, at.upper)
     triangle = lanes.one_by_one(lambda upper: qr.triangle(upper, dependent=qr.DEPENDENT))(upper)
     rotated = product(qr.transposed(triangle.inverse), product(qr.transposed(upper), at.rotated))
@@ -294,15 +294,8 @@ def _damped_step(problem: Problem, state: State) -> Array:
         length = jnp.linalg.norm(step, axis=0)
         low, high = jnp.where(length > radius, damping, low), jnp.where(length < radius, damping, high)
         damping += newton_damping(factor, step, length)
-        inside = jnp.abs(length - radius) <= RADIUS_ERROR * radius
-        return (
-            count + 1,
-            step,
-            jnp.where((damping >= low) & (damping <= high), damping, between(low, high)),
-            low,
-            high,
-            inside,
-        )
+        damping = jnp.where((damping >= low) & (damping <= high), damping, between(low, high))
+        return count + 1, step, damping, low, high, jnp.abs(length - radius) <= RADIUS_ERROR * radius
 
     def between(low, high):
         return jnp.maximum(1e-3 * high, jnp.sqrt(low * high))
@@ -312,7 +305,7 @@ def _damped_step(problem: Problem, state: State) -> Array:
 
     # Damping by the first is too little, by the second too much.
     least, most = newton_damping(inverse, newton, length), jnp.linalg.norm(gradient, axis=0) / radius
-    least = jnp.where(inside, 0, least)
+    least = jnp.where(inside | ~jnp.isfinite(least), 0, least)
     carry = (jnp.zeros(radius.shape, jnp.int32), newton, between(least, most), least, most, inside)
     return lanes.while_loop(searching, improve, carry)[1] / scale
 

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from jaxmodels.core import InputError
+from jaxmodels.core import InputError, check_count
 
 
 class Accumulator(NamedTuple):
@@ -52,9 +52,9 @@ def init(num_columns: int, num_targets: int | None = None, *, dtype: Any = None)
     >>> init(3).factor.shape, init(3, 2).projected.shape
     ((4, 4), (4, 2))
     """
-    for name, value in (("num_columns", num_columns), ("num_targets", 1 if num_targets is None else num_targets)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise InputError(f"{name}: got {value!r}, needs an integer of at least 1")
+    check_count("num_columns", num_columns)
+    if num_targets is not None:
+        check_count("num_targets", num_targets)
     dtype = jnp.asarray(np.empty(0, float if dtype is None else dtype)).dtype  # float64 is float32 without x64
     if dtype not in (jnp.float32, jnp.float64):
         raise InputError(f"dtype: got {dtype}, needs float32 or float64")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
-from numbers import Integral
 from typing import Literal
 
 import jax
@@ -17,7 +16,7 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
-from jaxmodels.core import InputError
+from jaxmodels.core import InputError, check_count
 from jaxmodels.numerics import double_double as dd
 from jaxmodels.numerics.double_double import DoubleDouble
 
@@ -72,8 +71,7 @@ def _powers(x, degree, multiply) -> list:
 def _check(x, degree, precision, name="degree") -> None:
     if precision not in PRECISIONS:
         raise InputError(f"precision: got {precision!r}, needs one of {', '.join(map(repr, PRECISIONS))}")
-    if isinstance(degree, bool) or not isinstance(degree, Integral) or degree < 1:
-        raise InputError(f"{name}: got {degree!r}, needs an integer of at least 1")
+    check_count(name, degree)
     if isinstance(x, DoubleDouble) and precision == "working":
         raise InputError("x: got a DoubleDouble with precision='working', pass precision='double_double' or x.high")
     column = dd.as_pair(x).high

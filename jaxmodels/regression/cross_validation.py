@@ -22,7 +22,7 @@ from jaxmodels.core import InputError
 from jaxmodels.families import Family
 from jaxmodels.numerics import newton
 from jaxmodels.numerics.problem import matmul
-from jaxmodels.regression import elastic_net, likelihood, penalized
+from jaxmodels.regression import elastic_net, inputs, likelihood, penalized
 from jaxmodels.regression.elastic_net import Path
 from jaxmodels.regression.linear import LinearParams
 from jaxmodels.regression.penalized import Arguments, Choices
@@ -121,10 +121,9 @@ def _folds(folds: Any, key: Any, num_rows: int) -> tuple[Array, int]:
     if isinstance(folds, int) and not isinstance(folds, bool):
         if not 2 <= folds <= num_rows:
             raise InputError(f"folds: got {folds}, needs between 2 and the number of rows, {num_rows}")
-        if key is None:
-            raise InputError(
-                "key: got None, but folds are drawn at random; pass jax.random.key(0), or the fold of each row"
-            )
+        if not isinstance(key, jax.Array):
+            needs = "pass jax.random.key(0), or the fold of each row"
+            raise InputError(f"key: got {key!r}, but folds are drawn at random; {needs}")
         return jax.random.permutation(key, jnp.arange(num_rows) % folds), folds
     if isinstance(folds, Tracer):
         raise InputError("folds: got a traced array, needs labels known when the fit is compiled: a NumPy array")
@@ -140,7 +139,7 @@ def _folds(folds: Any, key: Any, num_rows: int) -> tuple[Array, int]:
 
 
 def _ratios(l1_ratios: Any, arguments: Arguments) -> Array:
-    array = jnp.atleast_1d(jnp.asarray(l1_ratios, arguments.data.x.dtype))
+    array = jnp.atleast_1d(jnp.asarray(inputs.as_array("l1_ratios", l1_ratios), arguments.data.x.dtype))
     if array.ndim != 1 or not array.size:
         raise InputError(f"l1_ratios: got shape {array.shape}, needs [r], one at least")
     if not isinstance(array, Tracer) and not bool(jnp.all((array >= 0) & (array <= 1))):

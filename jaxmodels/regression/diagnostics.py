@@ -133,10 +133,10 @@ def with_intercept(stats: LinearStats) -> bool:
     return stats.covariance_factor.shape[-1] != stats.center.shape[-1]
 
 
-def check_columns(x: Array, center: Array) -> None:
-    """Raise where ``x`` is not the fit's."""
-    if x.ndim != 2 or x.shape[1:] != center.shape:
-        raise InputError(f"x: got shape {x.shape}, but the fit had {center.shape[0]} columns; pass the same columns")
+def check_columns(x: Array, of_fit: Array) -> None:
+    """Raise where ``x`` is not the fit's, of which ``of_fit`` has an entry a column."""
+    if x.ndim != 2 or x.shape[1] != len(of_fit):
+        raise InputError(f"x: got shape {x.shape}, but the fit had {len(of_fit)} columns; pass the same columns")
 
 
 def design_of(x: Array, center: Array, intercept: bool) -> Array:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from numbers import Integral
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -23,7 +22,7 @@ from jax import lax
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Shaped
 
-from jaxmodels.core import InputError, Solution, Status
+from jaxmodels.core import InputError, Solution, Status, check_count
 from jaxmodels.families import Family
 from jaxmodels.regression import inputs, penalized
 from jaxmodels.regression.glm import predict
@@ -255,6 +254,9 @@ def num_nonzero(choices: Choices, params: LinearParams) -> Array:
 
 def check_penalty(name: str, value: Any, arguments: Arguments) -> Array:
     """A scalar in the dtype of the work, in its range where that can be seen."""
+    needs = "a number between 0 (ridge) and 1 (lasso)" if name == "l1_ratio" else "a finite number of at least 0"
+    if not isinstance(value, (*inputs.NUMBERS, np.ndarray, jax.Array)):
+        raise InputError(f"{name}: got {value!r}, needs {needs}")
     array = jnp.asarray(value, arguments.data.x.dtype)
     if array.ndim:
         fix = (
@@ -263,7 +265,6 @@ def check_penalty(name: str, value: Any, arguments: Arguments) -> Array:
         raise InputError(f"{name}: got shape {array.shape}, needs one number; use {fix}")
     highest = 1 if name == "l1_ratio" else np.inf
     if not isinstance(array, Tracer) and not (0 <= array <= highest and np.isfinite(array)):
-        needs = "a number between 0 (ridge) and 1 (lasso)" if name == "l1_ratio" else "a finite number of at least 0"
         raise InputError(f"{name}: got {value}, needs {needs}")
     return array
 
@@ -274,12 +275,11 @@ def check_alphas(
     """``(ratios to the largest, None)`` or ``(None, alphas)``."""
     dtype = arguments.data.x.dtype
     if alphas is None:
-        if isinstance(num_alphas, bool) or not isinstance(num_alphas, Integral) or num_alphas < 1:
-            raise InputError(f"num_alphas: got {num_alphas!r}, needs an integer of at least 1")
+        check_count("num_alphas", num_alphas)
         if not (isinstance(min_ratio, inputs.NUMBERS) and 0 < min_ratio < 1):
             raise InputError(f"min_ratio: got {min_ratio!r}, needs a number between 0 and 1")
         return jnp.asarray(np.geomspace(1, min_ratio, num_alphas), dtype), None
-    array = jnp.asarray(alphas, dtype)
+    array = jnp.asarray(inputs.as_array("alphas", alphas), dtype)
     if array.ndim != 1 or not array.size:
         raise InputError(f"alphas: got shape {array.shape}, needs [num_alphas], one at least")
     if not isinstance(array, Tracer) and not bool(jnp.all((array >= 0) & jnp.isfinite(array))):
@@ -290,10 +290,7 @@ def check_alphas(
 def check_steps(tolerance: Any, max_steps: Any, arguments: Arguments) -> Array:
     """The tolerance in the dtype of the work."""
     dtype = arguments.data.x.dtype
-    if isinstance(tolerance, inputs.NUMBERS) and not tolerance > 0:
-        raise InputError(f"tolerance: got {tolerance}, needs a relative duality gap above 0")
-    if isinstance(max_steps, bool) or (isinstance(max_steps, inputs.NUMBERS) and (max_steps < 1 or max_steps % 1)):
-        raise InputError(f"max_steps: got {max_steps}, needs an integer of at least 1")
+    inputs.check_search(max_steps, tolerance, "relative duality gap")
     return jnp.asarray(penalized.default_tolerance(np.dtype(dtype)) if tolerance is None else tolerance, dtype)
 
 

@@ -113,7 +113,8 @@ def fit(
     """
     family = families.get(family, link)
     data = likelihood.read(family, x, y, weights=weights, mask=mask, offset=offset, l2=l2)
-    _check_options(family, firth, max_steps, tolerance)
+    _check_firth(family, firth)
+    inputs.check_search(max_steps, tolerance, "number of standard errors")
     form, parameter = likelihood.split(family, bool(intercept), bool(firth))
     tolerance = float(jnp.finfo(data.x.dtype).eps) ** 0.5 if tolerance is None else tolerance
     dtype = data.x.dtype
@@ -125,14 +126,10 @@ def fit(
     return solution
 
 
-def _check_options(family: Family, firth: bool, max_steps: Any, tolerance: Any) -> None:
+def _check_firth(family: Family, firth: bool) -> None:
     if firth and not (family.name in FIRTH and family.canonical):
         got = f"{family.name} with link {family.link.name}"
         raise InputError(f"firth: got {got}, needs one of {', '.join(FIRTH)} with its canonical link")
-    if isinstance(max_steps, bool) or (isinstance(max_steps, inputs.NUMBERS) and (max_steps < 1 or max_steps % 1)):
-        raise InputError(f"max_steps: got {max_steps}, needs an integer of at least 1")
-    if isinstance(tolerance, inputs.NUMBERS) and not tolerance > 0:
-        raise InputError(f"tolerance: got {tolerance}, needs a number of standard errors above 0")
 
 
 def _failed(solution: Solution) -> bool:

@@ -26,6 +26,7 @@ from jaxmodels.numerics import distributions, newton
 from jaxmodels.numerics.newton import Problem
 from jaxmodels.numerics.problem import matmul
 from jaxmodels.regression import inputs, likelihood, sandwich
+from jaxmodels.regression.diagnostics import check_columns
 from jaxmodels.regression.likelihood import Form
 from jaxmodels.regression.linear import LinearParams
 from jaxmodels.regression.sandwich import COVARIANCES
@@ -105,6 +106,7 @@ def infer(
     family = families.get(family, link)
     check(covariance, confidence, family)
     data = likelihood.read(family, x, y, weights=weights, mask=mask, offset=offset, l2=l2)
+    check_columns(data.x, solution.params.coefficients)
     groups, num_groups = sandwich.check(covariance, groups, num_groups, lags, num_rows=len(data.y))
     form, parameter = likelihood.split(family, bool(intercept))
     estimated = family.name == "negative_binomial" and parameter is None

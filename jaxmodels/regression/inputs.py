@@ -10,7 +10,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array
 
-from jaxmodels.core import InputError
+from jaxmodels.core import InputError, check_count, check_positive
 from jaxmodels.numerics.double_double import DoubleDouble
 
 DTYPES = (np.dtype("float32"), np.dtype("float64"))
@@ -93,7 +93,8 @@ def is_concrete(data: Data) -> bool:
     return all(not isinstance(leaf, Tracer) and getattr(leaf, "is_fully_addressable", True) for leaf in leaves)
 
 
-def _as_array(name: str, values: Any) -> Array | np.ndarray:
+def as_array(name: str, values: Any) -> Array | np.ndarray:
+    """Raise unless they are numbers or booleans."""
     if isinstance(values, jax.Array):
         return values
     try:
@@ -112,7 +113,7 @@ def _halves(name: str, values: Any) -> tuple[Array, Array | None]:
 
 
 def _floats(name: str, values: Any) -> Array:
-    array = _as_array(name, values)
+    array = as_array(name, values)
     if jnp.asarray(array[:0] if array.ndim else array).dtype not in DTYPES:
         raise InputError(f"{name}: got dtype {array.dtype}, works in float32 and float64: use {name}.astype('float32')")
     return jnp.asarray(array)
@@ -132,7 +133,7 @@ def _check_shapes(x: Array, y: Array) -> None:
 
 def _rows(name: str, values: Any, x: Array) -> Array:
     """One number a row."""
-    array = _as_array(name, values)
+    array = as_array(name, values)
     if array.dtype.kind == "c":
         raise InputError(f"{name}: got dtype {array.dtype}, needs real numbers")
     if array.shape != x.shape[:1]:
@@ -148,7 +149,7 @@ def _mask(values: Any, x: Array) -> Array:
 
 
 def _offset(values: Any, y: Array) -> Array:
-    array = _as_array("offset", values)
+    array = as_array("offset", values)
     if array.shape not in (y.shape, y.shape[:1]):
         raise InputError(f"offset: got shape {array.shape}, needs {y.shape[:1]} or that of y, {y.shape}")
     array = jnp.asarray(array)
@@ -157,7 +158,7 @@ def _offset(values: Any, y: Array) -> Array:
 
 def _penalty(l2: Any, num_columns: int) -> Array | None:
     """``[d]``; ``None`` for a plain 0, which needs no work."""
-    array = _as_array("l2", l2)
+    array = as_array("l2", l2)
     if array.shape not in ((), (num_columns,)):
         raise InputError(f"l2: got shape {array.shape}, needs one number or one a column of x, ({num_columns},)")
     if not isinstance(array, Tracer) and getattr(array, "is_fully_addressable", True):
@@ -167,6 +168,14 @@ def _penalty(l2: Any, num_columns: int) -> Array | None:
         if not isinstance(l2, jax.Array) and not values.any():
             return None
     return jnp.broadcast_to(jnp.asarray(array), (num_columns,))
+
+
+def check_search(max_steps: Any, tolerance: Any, unit: str) -> None:
+    """What a search ends by; under jit both may be traced."""
+    if not isinstance(max_steps, Tracer):
+        check_count("max_steps", max_steps)
+    if tolerance is not None and not isinstance(tolerance, Tracer):
+        check_positive("tolerance", tolerance, unit)
 
 
 def check_confidence(confidence: Any) -> None:

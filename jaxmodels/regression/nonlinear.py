@@ -20,7 +20,7 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, PyTree
 
-from jaxmodels.core import InputError, Model, Solution, Status
+from jaxmodels.core import InputError, Model, Solution, Status, check_count
 from jaxmodels.numerics import distributions, robust
 from jaxmodels.numerics import levenberg_marquardt as lm
 from jaxmodels.numerics.problem import matmul
@@ -122,7 +122,7 @@ def fit(
     >>> {name: round(float(value), 3) for name, value in solution.params.items()}
     {'height': 3.0, 'level': 1.0, 'rate': 0.5}
     """
-    form = Form(function, loss, () if linear is None else tuple(linear), tolerance, max_steps)
+    form = Form(function, loss, given.names(linear), tolerance, max_steps)
     data = given.read(form, params, x, y, sigma=sigma, mask=mask, bounds=bounds, loss_scale=loss_scale)
     solution = _fit(data, form=form)
     failed = (Status.nonfinite, Status.invalid_input)
@@ -298,6 +298,9 @@ def multi_start(function: Callable, starts: PyTree, x: PyTree, y: Array, **optio
     Returns:
       The ``Solution`` of least cost among those that converged; where none did, of least cost.
 
+    Raises:
+      InputError: as ``fit``; where no start can be fitted, what is wrong with the first.
+
     >>> x = jnp.linspace(0.0, 6.0, 40)
     >>> wave = lambda rate, x: jnp.sin(rate * x)
     >>> best = multi_start(wave, jnp.array([0.3, 1.0, 3.0, 9.0]), x, jnp.sin(2.5 * x))
@@ -312,6 +315,8 @@ def multi_start(function: Callable, starts: PyTree, x: PyTree, y: Array, **optio
     found = jax.vmap(lambda start: fit(function, start, x, y, **options))(starts)
     converged = jnp.isin(found.status, jnp.array([Status.ok, Status.rank_deficient, Status.underdetermined]))
     cost = jnp.where(jnp.isnan(found.stats.cost), jnp.inf, found.stats.cost)
+    if given.is_concrete(found.status) and bool(jnp.all(jnp.isnan(found.stats.cost))):
+        fit(function, jax.tree.map(lambda leaf: jnp.asarray(leaf)[0], starts), x, y, **options)  # says what is wrong
     best = jnp.lexsort((cost, ~converged))[0]
     return jax.tree.map(lambda leaf: leaf[best], found)
 
@@ -325,14 +330,15 @@ def random_starts(key: Array, lower: PyTree, upper: PyTree, num_starts: int) -> 
     >>> sorted(int(each) for each in starts["rate"])
     [0, 1, 2, 3]
     """
-    if isinstance(num_starts, bool) or not isinstance(num_starts, int) or num_starts < 1:
-        raise InputError(f"num_starts: got {num_starts!r}, needs an integer of at least 1")
+    check_count("num_starts", num_starts)
     lower, upper = (
         jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf, float)), each) for each in (lower, upper)
     )
     if jax.tree.structure(lower) != jax.tree.structure(upper):
         raise InputError(f"upper: got {jax.tree.structure(upper)}, lower has {jax.tree.structure(lower)}")
     (low, unravel), (high, _) = ravel_pytree(lower), ravel_pytree(upper)
+    if given.is_concrete((low, high)) and not bool(jnp.all(jnp.isfinite(low) & jnp.isfinite(high) & (low <= high))):
+        raise InputError(f"lower, upper: got {low} and {high}, starts are drawn between finite bounds in that order")
     place, shuffle = jax.random.split(key)
     strata = jnp.tile(jnp.arange(num_starts)[:, None], len(low))
     strata = jax.random.permutation(shuffle, strata, axis=0, independent=True)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from numbers import Integral
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -13,8 +12,9 @@ from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
-from jaxmodels.core import InputError
+from jaxmodels.core import InputError, check_count, check_positive
 from jaxmodels.numerics import robust
+from jaxmodels.regression.inputs import as_array
 
 LOSSES = tuple(robust.LOSSES)
 
@@ -46,24 +46,35 @@ class Data(NamedTuple):
 
 def read(form: Form, params, x, y, *, sigma, mask, bounds, loss_scale) -> Data:
     _check_options(form)
-    y = jnp.asarray(y)
-    params = jax.tree.map(jnp.asarray, params)
+    y = jnp.asarray(as_array("y", y))
+    params = jax.tree.map(lambda leaf: jnp.asarray(as_array("params", leaf)), params)
+    size = len(ravel_pytree(params)[0])
+    if not size or y.ndim == 0 or y.size < size:
+        raise InputError(f"params: {size} numbers for {y.size} values of y; needs 1 at least, and as many values of y")
     dtype = jnp.result_type(y, *jax.tree.leaves(params))
     if dtype not in (jnp.float32, jnp.float64):
         raise InputError(f"y, params: got dtype {dtype}, works in float32 and float64: use y.astype('float32')")
     params, y = jax.tree.map(lambda leaf: leaf.astype(dtype), (params, y))
     x = jax.tree.map(jnp.asarray, x)
-    size = len(ravel_pytree(params)[0])
     outputs = jax.eval_shape(form.function, params, x)
     if getattr(outputs, "shape", None) != y.shape:
         got = getattr(outputs, "shape", type(outputs).__name__)
         raise InputError(f"function: returns shape {got}, needs that of y, {y.shape}")
-    if y.ndim == 0 or size == 0 or y.size < size:
-        raise InputError(f"params: {size} numbers for {y.size} values of y; needs 1 at least, and as many values of y")
     if form.linear and num_linear(form, params) == size:
         raise InputError(f"linear: names every parameter of {form.linear}; leave one out, or use linear.fit")
     lower, upper = _bounds(bounds, params, dtype)
+    if as_array("loss_scale", loss_scale).ndim:
+        raise InputError(
+            f"loss_scale: got shape {jnp.shape(loss_scale)}, needs one number; sigma has one for each value"
+        )
     return Data(params, x, y, _sigma(sigma, y), _mask(mask, y), lower, upper, jnp.asarray(loss_scale, dtype))
+
+
+def names(linear: Any) -> tuple:
+    """Those that ``linear`` gives."""
+    if isinstance(linear, str) or not isinstance(linear, Iterable | None):
+        raise InputError(f"linear: got {linear!r}, needs a sequence of keys or indices: use [{linear!r}]")
+    return () if linear is None else tuple(linear)
 
 
 def _check_options(form: Form) -> None:
@@ -73,16 +84,15 @@ def _check_options(form: Form) -> None:
         raise InputError(f"loss: got {form.loss!r}, needs one of {', '.join(map(repr, LOSSES))}")
     if form.linear and form.loss != "squared":
         raise InputError(f"linear: got it with loss={form.loss!r}; parameters are eliminated for loss='squared' only")
-    if form.tolerance is not None and not form.tolerance > 0:
-        raise InputError(f"tolerance: got {form.tolerance!r}, needs a number above 0")
-    if isinstance(form.max_steps, bool) or not isinstance(form.max_steps, Integral) or form.max_steps < 1:
-        raise InputError(f"max_steps: got {form.max_steps!r}, needs an integer of at least 1")
+    if form.tolerance is not None:
+        check_positive("tolerance", form.tolerance)
+    check_count("max_steps", form.max_steps)
 
 
 def _sigma(sigma: Any, y: Array) -> Array | None:
     if sigma is None:
         return None
-    sigma = jnp.asarray(sigma, y.dtype)
+    sigma = jnp.asarray(as_array("sigma", sigma), y.dtype)
     if sigma.shape not in ((), y.shape):
         raise InputError(f"sigma: got shape {sigma.shape}, needs one number, or that of y, {y.shape}")
     return jnp.broadcast_to(sigma, y.shape)

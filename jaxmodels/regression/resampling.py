@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from jax.scipy.special import ndtr, ndtri
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from jaxmodels.core import InputError, Solution
+from jaxmodels.core import InputError, Solution, check_count
 from jaxmodels.regression import inputs, linear
 from jaxmodels.regression.diagnostics import HIGHEST, Rows, column_of, estimates, leverages, rows_of, uncentered
 from jaxmodels.regression.inputs import Data
@@ -418,6 +418,6 @@ def _at_least(permuted: Array, observed: Array) -> Array:
 
 
 def _check_counts(num_samples: int, batch_size: int | None) -> None:
-    for name, value, least in (("num_samples", num_samples, 2), ("batch_size", batch_size or 1, 1)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise InputError(f"{name}: got {value!r}, needs an integer of at least {least}")
+    check_count("num_samples", num_samples, 2)
+    if batch_size is not None:
+        check_count("batch_size", batch_size)

@@ -18,7 +18,7 @@ from jax import lax
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
-from jaxmodels.core import InputError
+from jaxmodels.core import InputError, check_count
 
 COVARIANCES = ("classical", "HC0", "HC1", "HC2", "HC3", "cluster", "hac")
 
@@ -77,8 +77,8 @@ def check(
         raise InputError(f"groups: covariance={covariance!r} {given}")
     if lags is not None and covariance != "hac":
         raise InputError(f"lags: covariance={covariance!r} takes no lags; pass covariance='hac'")
-    if lags is not None and (isinstance(lags, bool) or not isinstance(lags, (int, np.integer)) or lags < 0):
-        raise InputError(f"lags: got {lags!r}, needs an integer of at least 0")
+    if lags is not None:
+        check_count("lags", lags, 0)
     return (None, None) if groups is None else _check_groups(groups, num_groups, num_rows)
 
 

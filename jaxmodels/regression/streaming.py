@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from jaxmodels.core import InputError, Solution, Status
+from jaxmodels.core import InputError, Solution, Status, check_count
 from jaxmodels.numerics import least_squares, qr
 from jaxmodels.numerics.problem import Form, Problem
 from jaxmodels.regression import inputs
@@ -154,8 +154,7 @@ def init_window(acc: Accumulator, length: int) -> Window:
       acc: ``init(...)`` of the shape of the elements.
       length: elements in the window; an element is a block or a single row.
     """
-    if isinstance(length, bool) or not isinstance(length, int) or length < 1:
-        raise InputError(f"length: got {length!r}, needs an integer of at least 1")
+    check_count("length", length)
     empty = jax.tree.map(jnp.zeros_like, acc)._replace(valid=jnp.array(True))
     slots = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (length, *leaf.shape)), empty)
     return Window(slots, slots, empty, jnp.zeros((), jnp.int32))
