@@ -72,11 +72,11 @@ def loop(start: Callable, turn: Callable, unfinished: Callable) -> Callable[[PyT
         def rounds(*limits):
             few, size = _sizes(lanes, *limits)
 
-            def begin(own):
-                return start(_each(whole, own, few, jnp.ones(size, bool)))
+            def begin(own, real):
+                return start(_each(whole, own, few, real))
 
-            def advance(own, state):
-                going = unfinished(state)
+            def advance(own, state, real):
+                going = real & unfinished(state)
                 return select(going, turn(state, _each(whole, own, few, going)), state)
 
             return lambda lanes: _rounds(begin, advance, unfinished, lanes, size)
@@ -144,18 +144,18 @@ def _rounds(begin: Callable, advance: Callable, unfinished: Callable, lanes: lis
     num_lanes = len(lanes[0])
     num_groups = -(-num_lanes // size)
 
+    # An index beyond the last lane fills a group up; it is not real, and dropped when the group is put back.
     def inputs(index):
-        # An index beyond the last lane fills a group up, and is dropped when the group is put back.
         return [jnp.take(leaf, index, axis=0, mode="clip") for leaf in lanes]
 
     def run(index, state):
-        own = inputs(index)
+        own, real = inputs(index), index < num_lanes
 
         def go_on(carry):
-            return (carry[0] < TURNS_A_ROUND) & jnp.any(unfinished(carry[1]))
+            return (carry[0] < TURNS_A_ROUND) & jnp.any(real & unfinished(carry[1]))
 
         def one_turn(carry):
-            return carry[0] + 1, advance(own, carry[1])
+            return carry[0] + 1, advance(own, carry[1], real)
 
         group = jax.tree.map(lambda leaf: jnp.take(leaf, index, axis=-1, mode="clip"), state)
         return lax.while_loop(go_on, one_turn, (0, group))[1]
@@ -173,7 +173,7 @@ def _rounds(begin: Callable, advance: Callable, unfinished: Callable, lanes: lis
         return lax.fori_loop(0, (jnp.sum(active) + size - 1) // size, one_group, state)
 
     first = jnp.arange(num_groups * size).reshape(num_groups, size)
-    state = lax.map(lambda index: begin(inputs(index)), first)
+    state = lax.map(lambda index: begin(inputs(index), index < num_lanes), first)
     state = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -2), state)
     state = jax.tree.map(lambda leaf: leaf.reshape(*leaf.shape[:-2], -1)[..., :num_lanes], state)
     return _lanes_first(lax.while_loop(lambda state: jnp.any(unfinished(state)), one_round, state))

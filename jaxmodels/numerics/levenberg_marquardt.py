@@ -69,19 +69,19 @@ class Linearised(NamedTuple):
     """Infinite where the residuals or their derivatives are not finite."""
     upper: Float[Array, "p p *lanes"]
     inverse: Float[Array, "p p *lanes"]
-    """Zero rows and columns for a parameter that a bound holds, or that depends on the others."""
+    """Of both, zero rows and columns for a parameter that a bound holds, or that depends on the others."""
     rotated: Float[Array, "p *lanes"]
     held: Bool[Array, "p *lanes"]
     """By a bound."""
 
 
 class Seen(NamedTuple):
-    """The normal equations at a point, in a basis of the parameters; of one lane."""
+    """The normal equations at a point, in a basis of the parameters."""
 
-    params: Float[Array, " p"]
-    cost: Float[Array, ""]
-    gram: Float[Array, "p p"]
-    descent: Float[Array, " p"]
+    params: Float[Array, "p *lanes"]
+    cost: Float[Array, "*lanes"]
+    gram: Float[Array, "p p *lanes"]
+    descent: Float[Array, "p *lanes"]
 
 
 class State(NamedTuple):
@@ -166,7 +166,7 @@ def look(problem: Problem, state: State, each: Callable) -> Linearised:
     sound = jnp.all(qr.squares_are_safe(qr.diagonal(seen.gram)) & distinct, axis=0)
     sound &= condition <= _trusted(upper.dtype)
     new = each(
-        lambda inputs, params: linearise(problem, inputs[0], params),
+        lambda inputs, params: linearise(problem, inputs[0], params, inputs[2]),
         seen.params,
         wanted=jnp.isfinite(seen.cost) & ~sound,
         otherwise=new,
@@ -180,12 +180,17 @@ def _normal_equations(problem: Problem, data: Any, params: Float[Array, " p"], b
     return Seen(params, cost, qr.gram_of_columns(jacobian), matmul(jacobian, residuals))
 
 
-def linearise(problem: Problem, data: Any, params: Float[Array, " p"]) -> Linearised:
-    """By a factor that loses no digits, whatever the Jacobian; of one lane."""
+def linearise(problem: Problem, data: Any, params: Float[Array, " p"], limits: Limits) -> Linearised:
+    """By a factor that loses no digits, whatever the Jacobian; of one lane.
+
+    No parameter is dropped for its dependence on one that a bound holds.
+    """
     cost, residuals, jacobian = _model(problem, data, params, jnp.eye(len(params), dtype=params.dtype))
-    triangle = _triangle(jacobian)
-    rotated = product(triangle.inverse.T, matmul(jacobian, residuals))
-    return _finite(params, cost, triangle.upper, triangle.inverse, rotated)
+    descent = matmul(jacobian, residuals)
+    held = _leaves(limits, params, descent) & jnp.any(jacobian != 0, axis=1)
+    triangle = _triangle(jnp.where(held[:, None], 0, jacobian))
+    at = _finite(params, cost, triangle.upper, triangle.inverse, product(triangle.inverse.T, descent))
+    return at._replace(held=held)
 
 
 def _basis(at: Linearised) -> Array:
@@ -196,7 +201,7 @@ def _basis(at: Linearised) -> Array:
 def _finite(params: Array, cost: Array, upper: Array, inverse: Array, rotated: Array) -> Linearised:
     """With an infinite cost where something is not finite."""
     finite = jnp.isfinite(cost) & jnp.all(jnp.isfinite(rotated), axis=0)
-    upper, inverse, rotated = (jnp.where(finite, each, 0) for each in (upper, inverse, rotated))
+    upper, inverse, rotated = (jnp.where(finite, part, 0) for part in (upper, inverse, rotated))
     cost = jnp.where(finite, cost, jnp.inf)
     return Linearised(params, cost, upper, inverse, rotated, jnp.zeros(params.shape, bool))
 
@@ -239,14 +244,19 @@ def _hold(limits: Limits, at: Linearised) -> Linearised:
     """Without the parameters that lie on a bound and would leave."""
     if limits.lower is None or limits.upper is None:
         return at
-    descent = product(qr.transposed(at.upper), at.rotated)
-    below, above = at.params <= limits.lower, at.params >= limits.upper
-    leaves = (below & (descent <= 0)) | (above & (descent >= 0))
+    leaves = _leaves(limits, at.params, product(qr.transposed(at.upper), at.rotated))
     upper = jnp.where(leaves, 0, at.upper)
     triangle = lanes.one_by_one(lambda upper: qr.triangle(upper, dependent=qr.DEPENDENT))(upper)
     rotated = product(qr.transposed(triangle.inverse), product(qr.transposed(upper), at.rotated))
-    held = leaves & jnp.any(at.upper != 0, axis=0)  # what changes nothing is not determined by its bound
+    held = at.held | (leaves & jnp.any(at.upper != 0, axis=0))  # what changes nothing is not determined by its bound
     return Linearised(at.params, at.cost, triangle.upper, triangle.inverse, rotated, held)
+
+
+def _leaves(limits: Limits, params: Float[Array, "p *lanes"], descent: Float[Array, "p *lanes"]) -> Array:
+    """Which parameters lie on a bound with the direction of descent pointing out."""
+    if limits.lower is None or limits.upper is None:
+        return jnp.zeros(params.shape, bool)
+    return ((params <= limits.lower) & (descent <= 0)) | ((params >= limits.upper) & (descent >= 0))
 
 
 def _lengths(problem: Problem, at: Linearised, least: Array | float) -> Array:
@@ -330,7 +340,7 @@ def _gain(problem: Problem, state: State, new: Linearised, step: Array) -> Array
     move = product(before.upper, step)
     promised = jnp.sum(move * (2 * before.rotated - move), axis=0)
     fall = (state.at.cost - new.cost) / jnp.where(promised > 0, promised, jnp.inf)
-    squares, new_squares = (jnp.sum(each**2, axis=0) for each in (before.rotated, _nonlinear(problem, new).rotated))
+    squares, new_squares = (jnp.sum(part**2, axis=0) for part in (before.rotated, _nonlinear(problem, new).rotated))
     turned = 1 - new_squares / jnp.where(squares > 0, squares, 1)
     gain = jnp.where(_rounded(problem, state), turned, fall)
     return jnp.where(jnp.isfinite(new.cost) & jnp.isfinite(gain), gain, -1)
