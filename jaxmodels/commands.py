@@ -104,7 +104,7 @@ def pack(
     parts = data.pack(directory, output, image_size=image_size, modes=modes, strict=strict, workers=workers)
     for images in parts.values():
         for entry in images.skipped:
-            console.line(f"skipped {entry.path!r}: {entry.reason}")
+            console.line(f"skipped {str(directory / pathlib.Path(entry.path).relative_to(output))!r}: {entry.reason}")
     print(json.dumps({"store": str(output), "images": sum(len(images.paths) for images in parts.values())}))
     return 0
 

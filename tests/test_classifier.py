@@ -92,7 +92,7 @@ def test_a_run_leaves_what_it_promises(scratch):
 @pytest.mark.slow
 def test_stopped_in_mid_epoch_and_resumed_it_is_bit_identical(scratch, photos, tmp_path):
     options = network.load(scratch).options
-    for count in (2, 5):
+    for count in (0, 2, 5):
         first = not (tmp_path / "run").exists()
         summary = classifier.train(
             photos,
@@ -102,6 +102,7 @@ def test_stopped_in_mid_epoch_and_resumed_it_is_bit_identical(scratch, photos, t
             should_stop=stop_after(count),
         )
         assert not summary["finished"]
+        assert (summary["images_per_second"] > 0) == (count > 0)
     classifier.train(photos, Options(), output=tmp_path / "run", resume=True)
     assert losses_of(tmp_path / "run") == losses_of(scratch)
     assert epochs_of(tmp_path / "run") == epochs_of(scratch)

@@ -394,4 +394,5 @@ def _counted(batches: Iterable[Batch], advance: console.Advance) -> Iterable[Bat
 def images_per_second(run: runs.Run) -> float:
     """Images through the network over the time that took: steps that train it, and passes that compute features."""
     passes = [record for record in runs.read_metrics(run) if record.get("images")]
-    return sum(record["images"] for record in passes) / sum(record["seconds"] for record in passes)
+    seconds = sum(record["seconds"] for record in passes)
+    return sum(record["images"] for record in passes) / seconds if passes else 0.0  # stopped before the first
