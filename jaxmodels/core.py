@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import jax
 import numpy as np
+from jax.core import Tracer
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -37,6 +38,7 @@ def check_count(name: str, value: Any, least: int = 1) -> None:
     Traceback (most recent call last):
     jaxmodels.core.InputError: batch_size: got 2.5, needs an integer of at least 1
     """
+    _check_known(name, value)
     try:
         count = least - 1 if isinstance(value, bool) else operator.index(value)
     except TypeError:
@@ -52,9 +54,15 @@ def check_positive(name: str, value: Any, unit: str = "number") -> None:
     Traceback (most recent call last):
     jaxmodels.core.InputError: tolerance: got 0.0, needs a number of standard errors above 0
     """
-    number = np.asarray(value) if np.isscalar(value) or isinstance(value, np.ndarray | jax.Array) else np.asarray("")
+    _check_known(name, value)
+    number = np.asarray(value if np.isscalar(value) or isinstance(value, np.ndarray | jax.Array) else "")
     if number.shape or number.dtype.kind not in "fiu" or not number > 0:
         raise InputError(f"{name}: got {value!r}, needs a {unit} above 0")
+
+
+def _check_known(name: str, value: Any) -> None:
+    if isinstance(value, Tracer):
+        raise InputError(f"{name}: got a traced value, needs a number that is known when the program is compiled")
 
 
 class Model(NamedTuple):

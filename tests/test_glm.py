@@ -568,6 +568,12 @@ X, Y = np.float32(np.arange(12).reshape(6, 2) % 5), np.float32([0, 1, 0, 1, 1, 0
         ({"x": X[:, 0]}, "x: got shape (6,), needs [n, d]"),
         ({"x": X.astype("float16")}, "x: got dtype float16"),
         ({"x": np.where(X == 3, np.nan, X)}, "x: 2 values that are not finite in 2 rows, first NaN in row"),
+        ({"x": None}, "x: got dtype object, needs numbers"),
+        ({"x": np.array([["a", "b"]] * 6)}, "x: got dtype <U1, needs numbers"),
+        ({"x": np.ma.masked_array(X)}, "x: got a masked array; pass x.filled(0)"),
+        ({"y": np.ma.masked_array(Y)}, "y: got a masked array; pass y.filled(0)"),
+        ({"y": jax.random.key(0)}, "y: got dtype key<fry>, needs numbers"),
+        ({"offset": 1j * Y}, "offset: got dtype complex64, needs real numbers"),
         ({"weights": Y - 1}, "weights: 3 negative, first -1 in row 0"),
         ({"weights": 0 * Y}, "weights: 0 in every row"),
         ({"l2": -1.0}, "l2: got -1.0"),
@@ -587,6 +593,16 @@ def test_wrong_arguments_are_named(arguments, message):
         glm.fit(given.pop("x"), given.pop("y"), **given)
     assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)
+
+
+def test_what_glm_fit_did_not_return_is_named():
+    solution = glm.fit(X, Y, family="bernoulli")
+    with pytest.raises(InputError, match="solution: got LinearStats, needs what glm.fit returned"):
+        glm.infer(linear.fit(X, Y), X, Y, family="bernoulli")
+    with pytest.raises(InputError, match="solution: got GlmStats, needs what linear.fit returned"):
+        linear.infer(solution, X, Y)
+    with pytest.raises(InputError, match=r"params: got a Solution, needs its parameters: pass solution\.params"):
+        glm.predict(solution, X, family="bernoulli")
 
 
 @pytest.mark.parametrize("after", [glm.infer, glm.profile])

@@ -65,6 +65,21 @@ def test_bounds_against_scipy(x64):
     assert np.isnan(error[1])
 
 
+@pytest.mark.parametrize(
+    ("function", "start", "upper", "expected"),
+    [
+        (lambda b, x: (b[0] + b[1]) * x, [0.5, 0.5], [1, 10], [1, 2]),
+        (lambda b, x: (b[0] + b[1]) * x + b[2], [0.5, 0.5, 0], [1, 10, 9], [1, 2, 0]),
+    ],
+)
+def test_a_bound_frees_the_parameter_that_depended_on_the_one_it_holds(x64, function, start, upper, expected):
+    bounds = (-1.0, np.array(upper, float))
+    solution = nonlinear.fit(function, np.array(start, float), X, 3 * X, bounds=bounds)
+    assert int(solution.status) == Status.ok
+    np.testing.assert_allclose(solution.params, expected, atol=1e-9)
+    assert solution.stats.free.tolist() == [False] + [True] * (len(start) - 1)
+
+
 def test_infer_against_curve_fit(x64):
     sigma = np.linspace(0.03, 0.09, 40)
     solution = nonlinear.fit(decay, START, X, Y, sigma=sigma)
@@ -133,7 +148,7 @@ def test_looks_keep_the_parameters_that_a_full_factor_keeps(num_params, unit):
     each = lanes.each_alone((None, jnp.ones(num_params) / np.float32(unit), NO_LIMITS))
     state = lm.start(problem, each)
     look = jax.jit(lambda at, trial: lm.look(problem, state._replace(at=at, trial=trial), each))
-    in_full = jax.jit(lambda trial: lm.linearise(problem, None, trial))
+    in_full = jax.jit(lambda trial: lm.linearise(problem, None, trial, NO_LIMITS))
     at, kept = state.at, []
     for distance in (1e4, 1e3, 100, 10, 1.5, 1.3, 0.8, 0.1, 0.01, 0.1, 10, 1e4):
         trial = state.trial.at[-1].set(np.float32(distance * least / unit))
@@ -210,6 +225,31 @@ def test_lanes_are_the_loop(x64, monkeypatch, function, options):
         np.testing.assert_array_equal(together.stats.free[lane], alone.stats.free)
     if "bounds" in options:
         assert 0 < together.stats.free.sum() < together.stats.free.size
+
+
+def test_options_may_be_arrays_but_not_traced():
+    options = {"max_steps": jnp.int32(30), "tolerance": jnp.float32(1e-4), "linear": jnp.array([0])}
+    assert int(nonlinear.fit(decay, START, X, Y, **options).status) == Status.ok
+    with pytest.raises(InputError, match="tolerance: got a traced value"):
+        jax.jit(lambda tolerance: nonlinear.fit(decay, START, X, Y, tolerance=tolerance))(1e-4)
+
+
+def test_lanes_of_lanes_are_the_lanes(x64):
+    y = Y * np.linspace(0.5, 2, 6)[:, None]
+    fit = jax.vmap(lambda y: nonlinear.fit(decay, START, X, y, bounds=(0.0, np.array([4.0, 0.71]))))
+    flat, nested = fit(y), jax.vmap(fit)(y.reshape(2, 3, -1))
+    for one, two in zip(jax.tree.leaves(flat), jax.tree.leaves(nested), strict=True):
+        np.testing.assert_allclose(two.reshape(one.shape), one, rtol=1e-9)
+
+
+def test_slopes_of_lanes_are_those_of_each(x64):
+    y = jnp.asarray(Y * np.linspace(0.5, 2, 3)[:, None])
+
+    def rate(y):
+        return nonlinear.fit(decay, START, X, y).params[1]
+
+    slopes = jax.jit(jax.grad(lambda y: jnp.sum(jax.vmap(rate)(y))))(y)
+    np.testing.assert_allclose(slopes, jnp.stack([jax.grad(rate)(each) for each in y]), rtol=1e-8, atol=1e-14)
 
 
 def test_lanes_over_eight_devices(x64):
@@ -300,6 +340,10 @@ def test_gradient_descent_ends_where_fit_does():
         ({"params": "a"}, "params: got dtype <U1, needs numbers"),
         ({"y": None}, "y: got dtype object, needs numbers"),
         ({"bounds": 1.0}, "bounds: got float"),
+        ({"sigma": 1j}, "sigma: got dtype complex128, needs real numbers"),
+        ({"y": np.ma.masked_array(Y)}, "y: got a masked array; pass y.filled"),
+        ({"bounds": ("a", "b")}, "bounds: got dtype <U1, needs numbers"),
+        ({"loss": "huber", "loss_scale": np.inf}, "loss_scale: got inf, needs a finite number above 0"),
         ({"sigma": np.ones(3)}, r"sigma: got shape \(3,\)"),
         ({"mask": np.ones(40)}, "mask: got shape"),
         ({"function": lambda b, x: x[:3]}, r"function: returns shape \(3,\), needs that of y, \(40,\)"),
@@ -349,6 +393,8 @@ def test_bad_bounds(x64, start, lower, upper, message):
         (lambda at: nonlinear.multi_start(decay, 1.0, X, Y), r"starts: got arrays of shapes \[\(\)\]"),
         (lambda at: nonlinear.multi_start(decay, np.zeros((0, 2)), X, Y), r"starts: got arrays of shapes \[\(0, 2\)\]"),
         (lambda at: nonlinear.multi_start(decay, np.full((2, 2), np.nan), X, Y), "function: not finite at the start"),
+        (lambda at: nonlinear.infer(at.params), "solution: got ArrayImpl, needs what nonlinear.fit returned"),
+        (lambda at: nonlinear.random_starts(0, 0.0, 1.0, 2), "key: got 0, needs a key"),
         (lambda at: nonlinear.random_starts(jax.random.key(0), 0.0, 1.0, 2.5), "num_starts: got 2.5"),
         (lambda at: nonlinear.random_starts(jax.random.key(0), 0.0, np.inf, 2), r"upper: got \[0.\] and \[inf\]"),
         (lambda at: nonlinear.random_starts(jax.random.key(0), {"a": 0.0}, {"b": 1.0}, 2), "upper: got .*'b'"),

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float
 from jaxmodels.core import InputError, check_count
 from jaxmodels.numerics import double_double as dd
 from jaxmodels.numerics.double_double import DoubleDouble
+from jaxmodels.regression.inputs import as_array
 
 PRECISIONS = ("working", "double_double")
 
@@ -74,7 +75,7 @@ def _check(x, degree, precision, name="degree") -> None:
     check_count(name, degree)
     if isinstance(x, DoubleDouble) and precision == "working":
         raise InputError("x: got a DoubleDouble with precision='working', pass precision='double_double' or x.high")
-    column = dd.as_pair(x).high
+    column = dd.as_pair(x if isinstance(x, DoubleDouble) else as_array("x", x)).high
     if column.ndim != 1:
         raise InputError(f"x: got shape {column.shape}, needs one column [n]: pass x[:, j]")
     if column.dtype not in (jnp.float32, jnp.float64):

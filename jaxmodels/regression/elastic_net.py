@@ -291,6 +291,8 @@ def check_steps(tolerance: Any, max_steps: Any, arguments: Arguments) -> Array:
     """The tolerance in the dtype of the work."""
     dtype = arguments.data.x.dtype
     inputs.check_search(max_steps, tolerance, "relative duality gap")
+    if isinstance(tolerance, inputs.NUMBERS) and tolerance >= 1:
+        raise InputError(f"tolerance: got {tolerance}, a relative duality gap of 1 is that of zeros; use 1e-6, say")
     return jnp.asarray(penalized.default_tolerance(np.dtype(dtype)) if tolerance is None else tolerance, dtype)
 
 

@@ -27,6 +27,7 @@ from jaxmodels.numerics.newton import Problem
 from jaxmodels.numerics.problem import matmul
 from jaxmodels.regression import inputs, likelihood, sandwich
 from jaxmodels.regression.diagnostics import check_columns
+from jaxmodels.regression.glm import GlmStats
 from jaxmodels.regression.likelihood import Form
 from jaxmodels.regression.linear import LinearParams
 from jaxmodels.regression.sandwich import COVARIANCES
@@ -105,12 +106,13 @@ def infer(
     """
     family = families.get(family, link)
     check(covariance, confidence, family)
+    inputs.check_solution(solution, GlmStats, "glm.fit")
     data = likelihood.read(family, x, y, weights=weights, mask=mask, offset=offset, l2=l2)
     check_columns(data.x, solution.params.coefficients)
     groups, num_groups = sandwich.check(covariance, groups, num_groups, lags, num_rows=len(data.y))
     form, parameter = likelihood.split(family, bool(intercept))
     estimated = family.name == "negative_binomial" and parameter is None
-    options = {"covariance": covariance, "num_groups": num_groups, "lags": lags, "estimated": estimated}
+    options = {"covariance": covariance, "num_groups": num_groups, "lags": lags and int(lags), "estimated": estimated}
     return _infer(solution, data, groups, confidence, form=form, use_t=use_t, **options)
 
 

@@ -156,9 +156,10 @@ def infer(
     _check_covariance(covariance)
     inputs.check_confidence(confidence)
     data = inputs.read(x, y, weights=weights, mask=mask, offset=offset)
+    inputs.check_solution(solution, LinearStats, "linear.fit")
     groups, num_groups = sandwich.check(covariance, groups, num_groups, lags, num_rows=len(data.y))
     use_t = covariance == "classical" if use_t is None else use_t
-    options = {"covariance": covariance, "num_groups": num_groups, "lags": lags}
+    options = {"covariance": covariance, "num_groups": num_groups, "lags": lags and int(lags)}
     return _infer(solution, data, groups, confidence, use_t, **options)
 
 

@@ -94,14 +94,17 @@ def is_concrete(data: Data) -> bool:
 
 
 def as_array(name: str, values: Any) -> Array | np.ndarray:
-    """Raise unless they are numbers or booleans."""
-    if isinstance(values, jax.Array):
-        return values
+    """Raise unless they are real numbers or booleans."""
+    if isinstance(values, np.ma.MaskedArray):
+        raise InputError(f"{name}: got a masked array; pass {name}.filled(0), and mask= True for the rows to use")
     try:
-        array = np.asarray(values)
+        array = values if isinstance(values, jax.Array) else np.asarray(values)
     except ValueError as error:
         raise InputError(f"{name}: rows of unequal length; pass a rectangular array") from error
-    if array.dtype.kind not in "biufc":
+    kind = getattr(array.dtype, "kind", "key")
+    if kind == "c":
+        raise InputError(f"{name}: got dtype {array.dtype}, needs real numbers")
+    if kind not in ("biufV" if isinstance(values, jax.Array) else "biuf"):  # V is bfloat16
         raise InputError(f"{name}: got dtype {array.dtype}, needs numbers; encode or drop what is not a number")
     return array
 
@@ -134,8 +137,6 @@ def _check_shapes(x: Array, y: Array) -> None:
 def _rows(name: str, values: Any, x: Array) -> Array:
     """One number a row."""
     array = as_array(name, values)
-    if array.dtype.kind == "c":
-        raise InputError(f"{name}: got dtype {array.dtype}, needs real numbers")
     if array.shape != x.shape[:1]:
         raise InputError(f"{name}: got shape {array.shape}, needs one number a row, {x.shape[:1]} as x {x.shape} has")
     return jnp.asarray(array)
@@ -176,6 +177,13 @@ def check_search(max_steps: Any, tolerance: Any, unit: str) -> None:
         check_count("max_steps", max_steps)
     if tolerance is not None and not isinstance(tolerance, Tracer):
         check_positive("tolerance", tolerance, unit)
+
+
+def check_solution(solution: Any, stats: type, source: str) -> None:
+    """Raise unless it is what ``source`` returned."""
+    if not isinstance(getattr(solution, "stats", None), stats):
+        got = type(getattr(solution, "stats", solution)).__name__
+        raise InputError(f"solution: got {got}, needs what {source} returned")
 
 
 def check_confidence(confidence: Any) -> None:

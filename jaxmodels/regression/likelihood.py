@@ -19,6 +19,7 @@ from jaxtyping import Array, Bool, Float
 from jaxmodels.core import InputError, Status, cached_factory
 from jaxmodels.families import Family
 from jaxmodels.numerics import newton
+from jaxmodels.numerics.double_double import DoubleDouble
 from jaxmodels.numerics.newton import Loss, Problem
 from jaxmodels.numerics.problem import matmul
 from jaxmodels.numerics.row_parts import sum_of_parts
@@ -67,7 +68,7 @@ def read(family: Family, x: Any, y: Any, *, weights: Any, mask: Any, offset: Any
     Raises:
       InputError: a shape or dtype that does not fit.
     """
-    y = y if isinstance(y, jax.Array) else np.asarray(y)
+    x, y = x if isinstance(x, DoubleDouble) else inputs.as_array("x", x), inputs.as_array("y", y)
     if y.dtype.kind in "biu":
         y = y.astype(jnp.asarray(x).dtype if jnp.asarray(x).dtype in inputs.DTYPES else "float32")
     _check_shape(family, y)

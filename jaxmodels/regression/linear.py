@@ -226,6 +226,8 @@ def predict(
     >>> predict(LinearParams(jnp.array([2.0]), jnp.array(1.0)), jnp.array([[0.0], [1.0]])).tolist()
     [1.0, 3.0]
     """
+    if isinstance(params, Solution):
+        raise InputError("params: got a Solution, needs its parameters: pass solution.params")
     if isinstance(x, DoubleDouble):
         low = jnp.matmul(x.low, params.coefficients, precision=lax.Precision.HIGHEST)
         return low + predict(params, x.high, offset=offset)

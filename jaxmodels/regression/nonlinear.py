@@ -50,7 +50,7 @@ class NonlinearStats(NamedTuple):
     """``[p, p]``: ``sigma2 (J'J)^-1``; with a robust loss ``H^-1 J' diag(psi^2) J H^-1 n / dof``. Zero rows and
     columns for parameters that are not free."""
     free: Array
-    """bool ``[p]``: False for a parameter that ended on a bound, or that depends on others."""
+    """bool ``[p]``: False for a parameter that a bound holds, or that depends on others."""
     num_steps: Array
     """int32 ``[]``: points at which the function was linearised."""
 
@@ -122,7 +122,7 @@ def fit(
     >>> {name: round(float(value), 3) for name, value in solution.params.items()}
     {'height': 3.0, 'level': 1.0, 'rate': 0.5}
     """
-    form = Form(function, loss, given.names(linear), tolerance, max_steps)
+    form = given.form_of(function, loss, linear, tolerance, max_steps)
     data = given.read(form, params, x, y, sigma=sigma, mask=mask, bounds=bounds, loss_scale=loss_scale)
     solution = _fit(data, form=form)
     failed = (Status.nonfinite, Status.invalid_input)
@@ -255,6 +255,7 @@ def infer(
     [21.08, 0.2, 20.43, 21.73]
     """
     inputs.check_confidence(confidence)
+    inputs.check_solution(solution, NonlinearStats, "nonlinear.fit")
     if absolute_sigma and solution.stats.sigma2 is None:
         raise InputError("absolute_sigma: got True, the covariance of a robust loss has no such form: leave it False")
     return _infer(solution, of, confidence, absolute_sigma)
@@ -331,6 +332,8 @@ def random_starts(key: Array, lower: PyTree, upper: PyTree, num_starts: int) -> 
     [0, 1, 2, 3]
     """
     check_count("num_starts", num_starts)
+    if not isinstance(key, jax.Array):
+        raise InputError(f"key: got {key!r}, needs a key: pass jax.random.key(0)")
     lower, upper = (
         jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf, float)), each) for each in (lower, upper)
     )

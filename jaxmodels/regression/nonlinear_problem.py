@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import functools
+import operator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -44,8 +46,28 @@ class Data(NamedTuple):
 # What was given ------------------------------------------------------------------------------------------------------
 
 
+def form_of(function: Any, loss: Any, linear: Any, tolerance: Any, max_steps: Any) -> Form:
+    if not callable(function):
+        raise InputError(f"function: got {type(function).__name__}, needs a function (params, x) -> [n]")
+    if loss not in LOSSES:
+        raise InputError(f"loss: got {loss!r}, needs one of {', '.join(map(repr, LOSSES))}")
+    names = () if linear is None else _names(linear)
+    if names and loss != "squared":
+        raise InputError(f"linear: got it with loss={loss!r}; parameters are eliminated for loss='squared' only")
+    if tolerance is not None:
+        check_positive("tolerance", tolerance)
+    check_count("max_steps", max_steps)
+    tolerance = None if tolerance is None else float(tolerance)
+    return Form(function, loss, names, tolerance, operator.index(max_steps))
+
+
+def _names(linear: Any) -> tuple:
+    if isinstance(linear, str) or not np.iterable(linear):
+        raise InputError(f"linear: got {linear!r}, needs a sequence of keys or indices: use [{linear!r}]")
+    return tuple(name.item() if hasattr(name, "item") else name for name in linear)
+
+
 def read(form: Form, params, x, y, *, sigma, mask, bounds, loss_scale) -> Data:
-    _check_options(form)
     y = jnp.asarray(as_array("y", y))
     params = jax.tree.map(lambda leaf: jnp.asarray(as_array("params", leaf)), params)
     size = len(ravel_pytree(params)[0])
@@ -68,25 +90,6 @@ def read(form: Form, params, x, y, *, sigma, mask, bounds, loss_scale) -> Data:
             f"loss_scale: got shape {jnp.shape(loss_scale)}, needs one number; sigma has one for each value"
         )
     return Data(params, x, y, _sigma(sigma, y), _mask(mask, y), lower, upper, jnp.asarray(loss_scale, dtype))
-
-
-def names(linear: Any) -> tuple:
-    """Those that ``linear`` gives."""
-    if isinstance(linear, str) or not isinstance(linear, Iterable | None):
-        raise InputError(f"linear: got {linear!r}, needs a sequence of keys or indices: use [{linear!r}]")
-    return () if linear is None else tuple(linear)
-
-
-def _check_options(form: Form) -> None:
-    if not callable(form.function):
-        raise InputError(f"function: got {type(form.function).__name__}, needs a function (params, x) -> [n]")
-    if form.loss not in LOSSES:
-        raise InputError(f"loss: got {form.loss!r}, needs one of {', '.join(map(repr, LOSSES))}")
-    if form.linear and form.loss != "squared":
-        raise InputError(f"linear: got it with loss={form.loss!r}; parameters are eliminated for loss='squared' only")
-    if form.tolerance is not None:
-        check_positive("tolerance", form.tolerance)
-    check_count("max_steps", form.max_steps)
 
 
 def _sigma(sigma: Any, y: Array) -> Array | None:
@@ -115,6 +118,7 @@ def _bounds(bounds: Any, params: PyTree, dtype: Any) -> tuple[Array | None, Arra
     structure = jax.tree.structure(params)
     flat = []
     for name, bound in zip(("lower", "upper"), bounds, strict=True):
+        jax.tree.map(functools.partial(as_array, "bounds"), bound)
         if jax.tree.structure(bound) == jax.tree.structure(0.0) and jnp.ndim(bound) == 0:
             bound = jax.tree.map(lambda leaf, bound=bound: jnp.full(leaf.shape, bound, dtype), params)
         if jax.tree.structure(bound) != structure:
@@ -167,8 +171,8 @@ def explain_values(form: Form, data: Data) -> None:
     """Raise ``InputError`` that names what is wrong with the values, on the host, after a fit has found a fault."""
     if data.mask is not None and not data.mask.any():
         raise InputError("mask: leaves out every row; pass a mask that is True for the rows to fit")
-    if not data.loss_scale > 0:
-        raise InputError(f"loss_scale: got {data.loss_scale:g}, needs a number above 0")
+    if not 0 < data.loss_scale < np.inf:
+        raise InputError(f"loss_scale: got {data.loss_scale:g}, needs a finite number above 0")
     if data.sigma is not None and bool(invalid(form, data._replace(lower=None))):
         raise InputError(f"sigma: got {data.sigma.min():g} in places, a standard deviation is above 0")
     if bool(invalid(form, data)):
@@ -239,7 +243,7 @@ def cost(form: Form, data: Data, params: PyTree) -> Array:
 
 def invalid(form: Form, data: Data) -> Array:
     """Values with which there is nothing to minimise."""
-    invalid = ~(data.loss_scale > 0)
+    invalid = ~((data.loss_scale > 0) & jnp.isfinite(data.loss_scale))
     if data.mask is not None:
         invalid |= ~jnp.any(data.mask)
     if data.sigma is not None:

@@ -25,7 +25,7 @@ from jaxmodels.numerics.coordinate_descent import Penalty
 from jaxmodels.numerics.problem import matmul
 from jaxmodels.numerics.row_parts import column_sums
 from jaxmodels.numerics.working_set import Form, Gram, Point, Problem, Rows, Solved
-from jaxmodels.regression import likelihood
+from jaxmodels.regression import inputs, likelihood
 from jaxmodels.regression.inputs import Data
 from jaxmodels.regression.linear import LinearParams
 
@@ -99,9 +99,9 @@ def read(
     if family.name not in FAMILIES or not family.canonical:
         got = f"{family.name} with link {family.link.name}"
         raise InputError(f"family: got {got}, needs one of {', '.join(FAMILIES)} with its canonical link")
-    x = jnp.asarray(x) if isinstance(x, np.ndarray) else x
+    x = jnp.asarray(inputs.as_array("x", x))
     given = {"weights": weights, "mask": mask}
-    y = y if isinstance(y, jax.Array) else np.asarray(y)
+    y = inputs.as_array("y", y)
     several = y.ndim == 2 and family.name != "categorical"
     if several:
         offsets = _columns("offset", offset, y)
@@ -129,7 +129,7 @@ def _factors(penalty_weights: Any, data: Data) -> Array:
     num_columns = data.x.shape[1]
     if penalty_weights is None:
         return jnp.ones(num_columns, data.x.dtype)
-    factors = jnp.asarray(penalty_weights, data.x.dtype)
+    factors = jnp.asarray(inputs.as_array("penalty_weights", penalty_weights), data.x.dtype)
     if factors.shape != (num_columns,):
         raise InputError(f"penalty_weights: got shape {factors.shape}, needs one a column of x, ({num_columns},)")
     if not isinstance(factors, Tracer) and not bool(jnp.all(jnp.isfinite(factors) & (factors >= 0))):

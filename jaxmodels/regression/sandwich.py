@@ -79,6 +79,9 @@ def check(
         raise InputError(f"lags: covariance={covariance!r} takes no lags; pass covariance='hac'")
     if lags is not None:
         check_count("lags", lags, 0)
+    if num_groups is not None:
+        check_count("num_groups", num_groups)
+        num_groups = int(num_groups)
     return (None, None) if groups is None else _check_groups(groups, num_groups, num_rows)
 
 
