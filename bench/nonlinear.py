@@ -11,8 +11,8 @@ default of jaxmodels would go on to 1e-9. curve_fit is timed on ``timed_on`` of 
 where it gives up it is counted as ``failed``, and its time counts. The last question is for accelerators: a million
 small fits in float32.
 
-Last run, jax 0.10.2, on two quiet Xeon cores (Emerald Rapids): one fit of 1000 x 4 0.47; 10,000 together 0.20, over
-devices 0.10; 160,000 of 140 x 5 0.13 and 0.05, in 8 and 3.4 s; 10,000 of 25 x 5 in float32 0.10 and 0.05. No
+Last run, jax 0.10.2, on two quiet Xeon cores (Emerald Rapids): one fit of 1000 x 4 0.46; 10,000 together 0.20, over
+devices 0.10; 160,000 of 140 x 5 0.14 and 0.06, in 9 and 4 s; 10,000 of 25 x 5 in float32 0.09 and 0.03. No
 accelerator was at hand.
 """
 
