@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from jaxmodels.numerics import qr
+from jaxmodels.numerics import matrices, qr
 
 
 def householder(matrix: np.ndarray) -> np.ndarray:
@@ -145,4 +145,6 @@ def test_lanes_do_not_touch_each_other(x64):
 @pytest.mark.parametrize("size", [3, 12])
 def test_triangular_inverse(x64, size):
     upper = np.triu(np.random.default_rng(8).normal(size=(size, size))) + 3 * np.eye(size)
-    np.testing.assert_allclose(qr.triangular_inverse(jnp.asarray(upper)), np.linalg.inv(upper), rtol=0, atol=1e-14)
+    np.testing.assert_allclose(
+        matrices.triangular_inverse(jnp.asarray(upper)), np.linalg.inv(upper), rtol=0, atol=1e-14
+    )

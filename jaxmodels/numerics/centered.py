@@ -13,7 +13,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from jaxmodels.numerics import qr
+from jaxmodels.numerics import matrices, qr
 from jaxmodels.numerics.problem import Form, Problem, Solved, clean, matmul, sums_that_count, weigh
 
 # A column is constant if its length, centred, is at most this many eps of what it was: rounding of the data.
@@ -100,7 +100,7 @@ def _factorise(form: Form, penalty: Array | None, columns: Columns) -> Factor:
     num_rows, size = columns.design.shape
     trusted = qr.WELL_CONDITIONED * size
     if form.method == "cholesky":
-        trusted = max(trusted, (CHOLESKY_LOSS / qr.gram_error(columns.design.dtype, num_rows, size)) ** 0.5)
+        trusted = max(trusted, (CHOLESKY_LOSS / matrices.gram_error(columns.design.dtype, num_rows, size)) ** 0.5)
     triangle = qr.triangle(
         columns.design,
         penalty=penalty,

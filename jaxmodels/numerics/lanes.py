@@ -174,8 +174,7 @@ def _rounds(begin: Callable, advance: Callable, unfinished: Callable, lanes: lis
 
     first = jnp.arange(num_groups * size).reshape(num_groups, size)
     state = lax.map(lambda index: begin(inputs(index), index < num_lanes), first)
-    state = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -2), state)
-    state = jax.tree.map(lambda leaf: leaf.reshape(*leaf.shape[:-2], -1)[..., :num_lanes], state)
+    state = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -2).reshape(*leaf.shape[1:-1], -1)[..., :num_lanes], state)
     return _lanes_first(lax.while_loop(lambda state: jnp.any(unfinished(state)), one_round, state))
 
 
@@ -190,17 +189,6 @@ def _lanes_last(tree: PyTree) -> PyTree:
 def select(predicate: Bool[Array, "*lanes"], new: PyTree, old: PyTree) -> PyTree:
     """``new`` where ``predicate`` else ``old``; arrays end in the axis of lanes, if there is one."""
     return jax.tree.map(lambda new, old: jnp.where(predicate, new, old), new, old)
-
-
-def one_by_one(function: Callable) -> Callable:
-    """``function`` of a matrix, and of each matrix where there is an axis of lanes at the end."""
-
-    def of_lanes(matrix, *args):
-        if matrix.ndim == 2:
-            return function(matrix, *args)
-        return jax.vmap(lambda lane: function(lane, *args), -1, -1)(matrix)
-
-    return of_lanes
 
 
 def while_loop(unfinished: Callable, turn: Callable, state: PyTree) -> PyTree:

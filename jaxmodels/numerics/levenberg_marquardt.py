@@ -30,8 +30,16 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxmodels.core import Status
 from jaxmodels.numerics import lanes, qr
+from jaxmodels.numerics.matrices import (
+    cholesky,
+    diagonal,
+    on_diagonal,
+    one_by_one,
+    product,
+    transposed,
+    triangular_inverse,
+)
 from jaxmodels.numerics.problem import matmul
-from jaxmodels.numerics.qr import product
 from jaxmodels.numerics.robust import LEAST_CURVATURE, Rho
 
 RUNNING = -1
@@ -157,13 +165,13 @@ def look(problem: Problem, state: State, each: Callable) -> Linearised:
     """
     basis = _basis(state.at)
     seen = each(lambda inputs, trial, basis: _normal_equations(problem, inputs[0], trial, basis), state.trial, basis)
-    _, factor, condition = qr.cholesky(seen.gram, 1)
+    _, factor, condition = cholesky(seen.gram, 1)
     inverse = product(basis, factor)
-    upper = qr.triangular_inverse(inverse)  # a product of the factors so far would add up their rounding
-    new = _finite(seen.params, seen.cost, upper, inverse, product(qr.transposed(factor), seen.descent))
-    distinct = qr.diagonal(upper) > qr.least_pivots(upper)
+    upper = triangular_inverse(inverse)  # a product of the factors so far would add up their rounding
+    new = _finite(seen.params, seen.cost, upper, inverse, product(transposed(factor), seen.descent))
+    distinct = diagonal(upper) > qr.least_pivots(upper)
     # NaN compares false.
-    sound = jnp.all(qr.squares_are_safe(qr.diagonal(seen.gram)) & distinct, axis=0)
+    sound = jnp.all(qr.squares_are_safe(diagonal(seen.gram)) & distinct, axis=0)
     sound &= condition <= _trusted(upper.dtype)
     new = each(
         lambda inputs, params: linearise(problem, inputs[0], params, inputs[2]),
@@ -195,7 +203,7 @@ def linearise(problem: Problem, data: Any, params: Float[Array, " p"], limits: L
 
 def _basis(at: Linearised) -> Array:
     """``R^-1`` at a point nearby, whose columns make a Jacobian nearly orthonormal; a held parameter's is its own."""
-    return jnp.where(qr.on_diagonal(at.inverse) & (at.inverse == 0), 1, at.inverse)
+    return jnp.where(on_diagonal(at.inverse) & (at.inverse == 0), 1, at.inverse)
 
 
 def _finite(params: Array, cost: Array, upper: Array, inverse: Array, rotated: Array) -> Linearised:
@@ -244,10 +252,10 @@ def _hold(limits: Limits, at: Linearised) -> Linearised:
     """Without the parameters that lie on a bound and would leave."""
     if limits.lower is None or limits.upper is None:
         return at
-    leaves = _leaves(limits, at.params, product(qr.transposed(at.upper), at.rotated))
+    leaves = _leaves(limits, at.params, product(transposed(at.upper), at.rotated))
     upper = jnp.where(leaves, 0, at.upper)
-    triangle = lanes.one_by_one(lambda upper: qr.triangle(upper, dependent=qr.DEPENDENT))(upper)
-    rotated = product(qr.transposed(triangle.inverse), product(qr.transposed(upper), at.rotated))
+    triangle = one_by_one(lambda upper: qr.triangle(upper, dependent=qr.DEPENDENT))(upper)
+    rotated = product(transposed(triangle.inverse), product(transposed(upper), at.rotated))
     held = at.held | (leaves & jnp.any(at.upper != 0, axis=0))  # what changes nothing is not determined by its bound
     return Linearised(at.params, at.cost, triangle.upper, triangle.inverse, rotated, held)
 
@@ -288,19 +296,19 @@ def _damped_step(problem: Problem, state: State) -> Array:
     # In units of the scale, in which no column is longer than 1.
     upper, inverse = at.upper / scale, scale[:, None] * at.inverse
     newton = product(inverse, at.rotated)
-    gradient = product(qr.transposed(upper), at.rotated)
+    gradient = product(transposed(upper), at.rotated)
     length = jnp.linalg.norm(newton, axis=0)
     inside = length <= (1 + RADIUS_ERROR) * radius
 
     def newton_damping(factor, step, length):
         """How much more damping brings the step to the radius: as if its length were ``a / (b + damping)``."""
-        slope = product(qr.transposed(factor), step / jnp.where(length > 0, length, 1))
+        slope = product(transposed(factor), step / jnp.where(length > 0, length, 1))
         return (length - radius) / radius / jnp.sum(slope**2, axis=0)
 
     def improve(carry):
         count, _, damping, low, high, _ = carry
         factor = _damped_factor(upper, damping)
-        step = product(factor, product(qr.transposed(factor), gradient))
+        step = product(factor, product(transposed(factor), gradient))
         length = jnp.linalg.norm(step, axis=0)
         low, high = jnp.where(length > radius, damping, low), jnp.where(length < radius, damping, high)
         damping += newton_damping(factor, step, length)
@@ -322,14 +330,14 @@ def _damped_step(problem: Problem, state: State) -> Array:
 
 def _damped_factor(upper: Array, damping: Array) -> Array:
     """``F`` with ``F F' = (R'R + damping)^-1``; a direction that rounding hides twice is damped a little more."""
-    gram = product(qr.transposed(upper), upper) + damping * qr.on_diagonal(upper)
-    _, factor, condition = qr.cholesky(gram, 1)
+    gram = product(transposed(upper), upper) + damping * on_diagonal(upper)
+    _, factor, condition = cholesky(gram, 1)
     hidden = condition > _trusted(factor.dtype)
 
     def again(factor, upper):
         rows = product(upper, factor)
-        gram = product(qr.transposed(rows), rows) + damping * product(qr.transposed(factor), factor)
-        return jnp.where(hidden, product(factor, qr.cholesky(gram, 1)[1]), factor)
+        gram = product(transposed(rows), rows) + damping * product(transposed(factor), factor)
+        return jnp.where(hidden, product(factor, cholesky(gram, 1)[1]), factor)
 
     return lanes.at_most_once(jnp.any(hidden), again, factor, upper)
 

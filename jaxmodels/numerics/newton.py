@@ -33,7 +33,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxmodels.numerics import qr
+from jaxmodels.numerics import matrices, qr
 from jaxmodels.numerics.centered import rounding_of
 from jaxmodels.numerics.lanes import at_most_once, is_alone
 from jaxmodels.numerics.problem import matmul
@@ -241,7 +241,7 @@ def information_triangle(loss: Loss, problem: Problem, outputs: Array, rough: bo
 
     sums = jnp.sum(root**2, axis=(0, 2))
     rounding = jax.vmap(functools.partial(rounding_of, problem.center))(sums).reshape(-1)
-    error = qr.gram_error(root.dtype, root.shape[0] * root.shape[2], size)
+    error = matrices.gram_error(root.dtype, root.shape[0] * root.shape[2], size)
     return qr.triangle(
         qr.Rows(rows_of, (problem.x, problem.usable, root)),
         penalty=penalty_matrix(problem),
@@ -281,7 +281,7 @@ def _observed_factor(loss: Loss, problem: Problem, outputs: Array, triangle: qr.
     upper = lax.linalg.cholesky(square).mT
     sound = jnp.all(jnp.isfinite(upper))
     upper = jnp.where(sound, upper, jnp.eye(len(upper), dtype=upper.dtype))
-    return matmul(triangle.inverse, qr.triangular_inverse(upper))
+    return matmul(triangle.inverse, matrices.triangular_inverse(upper))
 
 
 def _apply(factor: Array, vectors: Array) -> Array:

@@ -29,7 +29,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxmodels.core import InputError
 from jaxmodels.numerics import double_double as dd
-from jaxmodels.numerics import qr
+from jaxmodels.numerics import matrices, qr
 from jaxmodels.numerics.double_double import DoubleDouble
 
 MAX_STEPS = 10
@@ -211,7 +211,7 @@ def _inverse(triangle: Array) -> Array:
     pivots = jnp.diagonal(triangle)
     least = _unit(triangle.dtype) * jnp.where(lengths > 0, lengths, 1)
     lifted = jnp.where(jnp.abs(pivots) < least, jnp.where(pivots < 0, -least, least), pivots)
-    return qr.triangular_inverse(jnp.triu(triangle, 1) + jnp.diag(lifted))
+    return matrices.triangular_inverse(jnp.triu(triangle, 1) + jnp.diag(lifted))
 
 
 def _condition(triangle: Array, inverse: Array) -> Array:

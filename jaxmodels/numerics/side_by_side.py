@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
-from jaxmodels.numerics import centered, qr
+from jaxmodels.numerics import centered, matrices, qr
 from jaxmodels.numerics.centered import Columns, Factor
 from jaxmodels.numerics.problem import Form, Problem, Solved
 
@@ -19,7 +19,7 @@ from jaxmodels.numerics.problem import Form, Problem, Solved
 def applies(form: Form, problem: Problem) -> bool:
     """Whether ``solve`` is for problems like this; only the last axes are looked at."""
     plain = form.method == "qr" and problem.x_low is None and problem.y_low is None
-    return plain and problem.x.shape[-1] <= qr.SMALL and problem.y.shape[-1] == 1
+    return plain and problem.x.shape[-1] <= matrices.SMALL and problem.y.shape[-1] == 1
 
 
 def solve(form: Form, problem: Problem) -> tuple[Solved, Array]:
@@ -81,7 +81,7 @@ def _factorise(columns: Columns, penalty: Array) -> tuple[Factor, Array]:
     lengths = jnp.sqrt(squares)
     scale = 1 / lengths
     unit = lax.optimization_barrier(gram * scale[:, None] * scale)
-    upper, inverse, squares_of = qr.cholesky_entries(unit, qr.gram_error(gram.dtype, num_rows, size))
+    upper, inverse, squares_of = matrices.cholesky_entries(unit, matrices.gram_error(gram.dtype, num_rows, size))
     inverse = lax.optimization_barrier(jnp.stack([jnp.stack(row) for row in inverse]))
     pivots = jnp.stack([upper[place][place] for place in range(size)]) * lengths
     nothing = qr.DEPENDENT * float(jnp.finfo(gram.dtype).eps) * lengths + columns.rounding
