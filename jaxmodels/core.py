@@ -31,8 +31,8 @@ class InputError(ValueError):
     """What the caller gave cannot be used; the message names it and says the fix, in one line."""
 
 
-def check_count(name: str, value: Any, least: int = 1) -> None:
-    """Raise unless ``value`` is an integer, of Python, NumPy or jax, and not less.
+def check_count(name: str, value: Any, least: int = 1) -> int:
+    """Python's integer for one of Python, NumPy or jax; raise unless ``value`` is one and not less.
 
     >>> check_count("batch_size", 2.5)
     Traceback (most recent call last):
@@ -45,10 +45,11 @@ def check_count(name: str, value: Any, least: int = 1) -> None:
         count = least - 1
     if count < least:
         raise InputError(f"{name}: got {value!r}, needs an integer of at least {least}")
+    return count
 
 
-def check_positive(name: str, value: Any, unit: str = "number") -> None:
-    """Raise unless ``value`` is a number above 0.
+def check_positive(name: str, value: Any, unit: str = "number") -> float:
+    """Python's number for one of Python, NumPy or jax; raise unless ``value`` is one and above 0.
 
     >>> check_positive("tolerance", 0.0, "number of standard errors")
     Traceback (most recent call last):
@@ -58,6 +59,7 @@ def check_positive(name: str, value: Any, unit: str = "number") -> None:
     number = np.asarray(value if np.isscalar(value) or isinstance(value, np.ndarray | jax.Array) else "")
     if number.shape or number.dtype.kind not in "fiu" or not number > 0:
         raise InputError(f"{name}: got {value!r}, needs a {unit} above 0")
+    return float(number)
 
 
 def _check_known(name: str, value: Any) -> None:

@@ -109,10 +109,10 @@ def infer(
     inputs.check_solution(solution, GlmStats, "glm.fit")
     data = likelihood.read(family, x, y, weights=weights, mask=mask, offset=offset, l2=l2)
     check_columns(data.x, solution.params.coefficients)
-    groups, num_groups = sandwich.check(covariance, groups, num_groups, lags, num_rows=len(data.y))
+    groups, num_groups, lags = sandwich.check(covariance, groups, num_groups, lags, num_rows=len(data.y))
     form, parameter = likelihood.split(family, bool(intercept))
     estimated = family.name == "negative_binomial" and parameter is None
-    options = {"covariance": covariance, "num_groups": num_groups, "lags": lags and int(lags), "estimated": estimated}
+    options = {"covariance": covariance, "num_groups": num_groups, "lags": lags, "estimated": estimated}
     return _infer(solution, data, groups, confidence, form=form, use_t=use_t, **options)
 
 

@@ -157,9 +157,9 @@ def infer(
     inputs.check_confidence(confidence)
     data = inputs.read(x, y, weights=weights, mask=mask, offset=offset)
     inputs.check_solution(solution, LinearStats, "linear.fit")
-    groups, num_groups = sandwich.check(covariance, groups, num_groups, lags, num_rows=len(data.y))
+    groups, num_groups, lags = sandwich.check(covariance, groups, num_groups, lags, num_rows=len(data.y))
     use_t = covariance == "classical" if use_t is None else use_t
-    options = {"covariance": covariance, "num_groups": num_groups, "lags": lags and int(lags)}
+    options = {"covariance": covariance, "num_groups": num_groups, "lags": lags}
     return _infer(solution, data, groups, confidence, use_t, **options)
 
 

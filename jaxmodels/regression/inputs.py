@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
 from jaxmodels.core import InputError, check_count, check_positive
 from jaxmodels.numerics.double_double import DoubleDouble
@@ -87,9 +87,9 @@ def _explain_nonfinite(name: str, values: np.ndarray, counts: np.ndarray) -> Non
         )
 
 
-def is_concrete(data: Data) -> bool:
+def is_concrete(tree: PyTree) -> bool:
     """Whether every value can be read on this host."""
-    leaves = [leaf for leaf in data if leaf is not None]
+    leaves = jax.tree.leaves(tree)
     return all(not isinstance(leaf, Tracer) and getattr(leaf, "is_fully_addressable", True) for leaf in leaves)
 
 

@@ -23,8 +23,8 @@ from jaxtyping import Array, Bool, Float, PyTree
 from jaxmodels.core import InputError, Model, Solution, Status, check_count
 from jaxmodels.numerics import distributions, robust
 from jaxmodels.numerics import levenberg_marquardt as lm
+from jaxmodels.numerics.matrices import product
 from jaxmodels.numerics.problem import matmul
-from jaxmodels.numerics.qr import product
 from jaxmodels.regression import inputs
 from jaxmodels.regression import nonlinear_problem as given
 from jaxmodels.regression.nonlinear_problem import Data, Form
@@ -126,7 +126,7 @@ def fit(
     data = given.read(form, params, x, y, sigma=sigma, mask=mask, bounds=bounds, loss_scale=loss_scale)
     solution = _fit(data, form=form)
     failed = (Status.nonfinite, Status.invalid_input)
-    if given.is_concrete((data, solution.status)) and int(solution.status) in failed:
+    if inputs.is_concrete((data, solution.status)) and int(solution.status) in failed:
         given.explain_values(form, data)
     return solution
 
@@ -316,7 +316,7 @@ def multi_start(function: Callable, starts: PyTree, x: PyTree, y: Array, **optio
     found = jax.vmap(lambda start: fit(function, start, x, y, **options))(starts)
     converged = jnp.isin(found.status, jnp.array([Status.ok, Status.rank_deficient, Status.underdetermined]))
     cost = jnp.where(jnp.isnan(found.stats.cost), jnp.inf, found.stats.cost)
-    if given.is_concrete(found.status) and bool(jnp.all(jnp.isnan(found.stats.cost))):
+    if inputs.is_concrete(found.status) and bool(jnp.all(jnp.isnan(found.stats.cost))):
         fit(function, jax.tree.map(lambda leaf: jnp.asarray(leaf)[0], starts), x, y, **options)  # says what is wrong
     best = jnp.lexsort((cost, ~converged))[0]
     return jax.tree.map(lambda leaf: leaf[best], found)
@@ -340,7 +340,7 @@ def random_starts(key: Array, lower: PyTree, upper: PyTree, num_starts: int) -> 
     if jax.tree.structure(lower) != jax.tree.structure(upper):
         raise InputError(f"upper: got {jax.tree.structure(upper)}, lower has {jax.tree.structure(lower)}")
     (low, unravel), (high, _) = ravel_pytree(lower), ravel_pytree(upper)
-    if given.is_concrete((low, high)) and not bool(jnp.all(jnp.isfinite(low) & jnp.isfinite(high) & (low <= high))):
+    if inputs.is_concrete((low, high)) and not bool(jnp.all(jnp.isfinite(low) & jnp.isfinite(high) & (low <= high))):
         raise InputError(f"lower, upper: got {low} and {high}, starts are drawn between finite bounds in that order")
     place, shuffle = jax.random.split(key)
     strata = jnp.tile(jnp.arange(num_starts)[:, None], len(low))

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import functools
-import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
@@ -54,11 +52,8 @@ def form_of(function: Any, loss: Any, linear: Any, tolerance: Any, max_steps: An
     names = () if linear is None else _names(linear)
     if names and loss != "squared":
         raise InputError(f"linear: got it with loss={loss!r}; parameters are eliminated for loss='squared' only")
-    if tolerance is not None:
-        check_positive("tolerance", tolerance)
-    check_count("max_steps", max_steps)
-    tolerance = None if tolerance is None else float(tolerance)
-    return Form(function, loss, names, tolerance, operator.index(max_steps))
+    tolerance = None if tolerance is None else check_positive("tolerance", tolerance)
+    return Form(function, loss, names, tolerance, check_count("max_steps", max_steps))
 
 
 def _names(linear: Any) -> tuple:
@@ -118,7 +113,7 @@ def _bounds(bounds: Any, params: PyTree, dtype: Any) -> tuple[Array | None, Arra
     structure = jax.tree.structure(params)
     flat = []
     for name, bound in zip(("lower", "upper"), bounds, strict=True):
-        jax.tree.map(functools.partial(as_array, "bounds"), bound)
+        bound = jax.tree.map(functools.partial(as_array, "bounds"), bound)
         if jax.tree.structure(bound) == jax.tree.structure(0.0) and jnp.ndim(bound) == 0:
             bound = jax.tree.map(lambda leaf, bound=bound: jnp.full(leaf.shape, bound, dtype), params)
         if jax.tree.structure(bound) != structure:
@@ -160,11 +155,6 @@ def linear_first(form: Form, params: PyTree) -> np.ndarray:
 
 def num_linear(form: Form, params: PyTree) -> int:
     return int(_is_linear(form, params).sum())
-
-
-def is_concrete(tree: PyTree) -> bool:
-    leaves = jax.tree.leaves(tree)
-    return all(not isinstance(leaf, Tracer) and leaf.is_fully_addressable for leaf in leaves)
 
 
 def explain_values(form: Form, data: Data) -> None:

@@ -66,8 +66,8 @@ def quadratic_form(covariance: Array, vector: Array) -> Array:
 
 def check(
     covariance: str, groups, num_groups: int | None, lags: int | None, *, num_rows: int
-) -> tuple[Any, int | None]:
-    """``groups`` and ``num_groups`` checked and completed.
+) -> tuple[Any, int | None, int | None]:
+    """``groups``, ``num_groups`` and ``lags`` checked and completed.
 
     Raises:
       InputError: something is missing, superfluous or out of range.
@@ -77,12 +77,10 @@ def check(
         raise InputError(f"groups: covariance={covariance!r} {given}")
     if lags is not None and covariance != "hac":
         raise InputError(f"lags: covariance={covariance!r} takes no lags; pass covariance='hac'")
-    if lags is not None:
-        check_count("lags", lags, 0)
-    if num_groups is not None:
-        check_count("num_groups", num_groups)
-        num_groups = int(num_groups)
-    return (None, None) if groups is None else _check_groups(groups, num_groups, num_rows)
+    lags = None if lags is None else check_count("lags", lags, 0)
+    num_groups = None if num_groups is None else check_count("num_groups", num_groups)
+    groups, num_groups = (None, None) if groups is None else _check_groups(groups, num_groups, num_rows)
+    return groups, num_groups, lags
 
 
 def _check_groups(groups, num_groups: int | None, num_rows: int):
